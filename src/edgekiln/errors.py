@@ -1,0 +1,65 @@
+"""Every error this program raises on purpose.
+
+    EdgekilnError                  exit code 2 unless it says otherwise
+    ├── BadInput                   a model, image, job file, bundle or option that can't be used
+    ├── MissingExtra               an optional dependency that this verb needs is not installed
+    ├── NotRunnableHere            an artifact whose engine can't execute on this machine
+    ├── ConversionFailed           a recipe or target refused the graph: a row in the report
+    └── MachineFault               disk full, worker process died: the machine's fault
+
+An error says four things: what was being done, to what, why it failed, and the cure. The command
+line prints them on separate lines and never shows a traceback unless ``--debug`` asks for it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EdgekilnError(Exception):
+    """Base of the tree. ``doing`` and ``to`` name the step and its subject, ``why`` the cause."""
+
+    exit_code = 2
+
+    def __init__(self, doing: str, to: object, why: str, cure: str) -> None:
+        super().__init__(f"{doing} {to}: {why}. {cure}")
+        self.doing = doing
+        self.to = str(to)
+        self.why = why
+        self.cure = cure
+
+
+class BadInput(EdgekilnError):
+    """What the user gave can't be used as it is."""
+
+
+class MissingExtra(EdgekilnError):
+    """An optional dependency is absent; ``extra`` is the name to install."""
+
+    def __init__(self, doing: str, to: object, extra: str) -> None:
+        self.extra = extra
+        super().__init__(
+            doing, to, f"the extra '{extra}' is not installed", f"Run: pip install 'edgekiln[{extra}]'"
+        )
+
+
+class NotRunnableHere(EdgekilnError):
+    """The artifact is sound, but no engine on this machine can execute it."""
+
+
+class ConversionFailed(EdgekilnError):
+    """A pass, recipe or target could not make the artifact. Other artifacts go on."""
+
+
+class MachineFault(EdgekilnError):
+    """The machine, not the input, is at fault."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The near names as a sentence, or the whole list where nothing is near."""
+    names = sorted(known)
+    near = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
+    if near:
+        return f"Did you mean {' or '.join(repr(n) for n in near)}?"
+    return f"Known: {', '.join(names)}."

@@ -1,0 +1,129 @@
+"""Files that are whole or absent: written aside, synced, renamed. And their hashes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import msgspec
+
+from edgekiln.errors import BadInput, MachineFault
+from edgekiln.records import FileEntry
+
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@contextlib.contextmanager
+def disk_errors(doing: str, to: object) -> Iterator[None]:
+    """Turn an OSError of a write into an error that names the cure."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _DISK_FULL:
+            raise MachineFault(
+                doing, to, "no space is left on the disk", "Free some space, or give another --out or --cache"
+            ) from error
+        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+            raise BadInput(doing, to, f"not permitted ({error.strerror})", "Choose a folder you own") from error
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a whole file or nothing. Raises MachineFault when the disk is full."""
+    with disk_errors("writing", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as out:
+                out.write(data)
+                out.flush()
+                os.fsync(out.fileno())
+            Path(aside).chmod(0o644)
+            os.replace(aside, path)
+        except BaseException:
+            Path(aside).unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+
+
+def write_json(path: Path, record: object) -> None:
+    """A record as indented JSON, keys in the record's own order."""
+    write_bytes(path, msgspec.json.format(msgspec.json.encode(record, order="deterministic"), indent=1) + b"\n")
+
+
+@contextlib.contextmanager
+def folder_aside(final: Path) -> Iterator[Path]:
+    """A scratch folder beside ``final`` that becomes ``final`` if the block succeeds, else vanishes.
+
+    Where another process finished the same folder first, that one is kept.
+    """
+    with disk_errors("writing", final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}."))
+        try:
+            yield aside
+            for path in sorted(p for p in aside.rglob("*") if p.is_file()):
+                handle = os.open(path, os.O_RDONLY)
+                try:
+                    os.fsync(handle)
+                finally:
+                    os.close(handle)
+            try:
+                aside.rename(final)
+            except OSError as error:
+                if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                    raise
+            _sync_folder(final.parent)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def sha256_bytes(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_record(record: Any) -> str:
+    """Hash of a record or of plain JSON data, independent of dict order."""
+    return sha256_bytes(msgspec.json.encode(record, order="deterministic"))
+
+
+def entry(root: Path, path: Path) -> FileEntry:
+    return FileEntry(
+        path=path.relative_to(root).as_posix(), sha256=sha256_file(path), size_bytes=path.stat().st_size
+    )
+
+
+def entries(root: Path) -> tuple[FileEntry, ...]:
+    """Every file below ``root``, by path."""
+    return tuple(entry(root, p) for p in sorted(root.rglob("*")) if p.is_file())
+
+
+def inside(root: Path, relative: str, doing: str) -> Path:
+    """``root / relative``, refusing what leaves ``root`` by ``..``, an absolute path or a link."""
+    pure = PurePosixPath(relative)
+    path = root / pure
+    if pure.is_absolute() or ".." in pure.parts or not path.resolve().is_relative_to(root.resolve()):
+        raise BadInput(
+            doing, relative, "the path leaves its folder", "Do not use this file; ask its author for a sound one"
+        )
+    return path

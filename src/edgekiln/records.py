@@ -1,0 +1,347 @@
+"""The vocabulary of the house: frozen records that travel between plain functions.
+
+Paths inside a record are relative to the folder that travels beside it, so a record holds nothing
+of the machine it was made on. Every record decodes strictly: an unknown key or a wrong type is an
+error, because manifests and job files come from strangers.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+How: TypeAlias = Literal["measured", "emulated", "predicted", "published"]
+Scalar: TypeAlias = str | int | float | bool
+Task: TypeAlias = Literal["classification", "tensors"]
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Frozen, keyword-only, strict. Everything below derives from it, and nothing derives further."""
+
+
+# ---------------------------------------------------------------- what comes in
+
+
+class TensorSpec(Record):
+    """One input or output. A named dynamic axis is a string in ``shape``."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+class Signature(Record):
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+class Preprocess(Record):
+    """From a decoded picture to the input tensor: ``(pixel * scale - mean) / std``.
+
+    ``fit`` says how the picture meets the frame: ``crop`` takes the centred rectangle of the frame's
+    aspect whose short side is ``crop`` times the picture's, then resizes; ``stretch`` resizes the whole;
+    ``letterbox`` keeps the aspect and fills the rest with ``pad`` (0..255).
+    Pixels are 0..255 before ``scale``; ``mean`` and ``std`` are per channel in ``colour`` order.
+    """
+
+    width: int
+    height: int
+    fit: Literal["crop", "stretch", "letterbox"] = "stretch"
+    crop: float = 1.0
+    interpolation: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    colour: Literal["RGB", "BGR", "GRAY"] = "RGB"
+    layout: Literal["NCHW", "NHWC"] = "NCHW"
+    scale: float = 1 / 255
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    pad: int = 0
+    dtype: Literal["float32", "float16", "uint8"] = "float32"
+
+
+class FileEntry(Record):
+    """A file by its path relative to the folder that travels with the record (POSIX separators)."""
+
+    path: str
+    sha256: str
+    size_bytes: int
+
+
+class Source(Record):
+    """Where a model came from. ``parity`` is the largest absolute difference to the source at export."""
+
+    kind: Literal["onnx", "torch", "exported-program"]
+    files: tuple[FileEntry, ...]
+    exporter: str | None = None
+    parity_max_error: float | None = None
+
+
+class Model(Record):
+    """An ONNX graph on disk (``path`` inside its folder) and what is known about it."""
+
+    name: str
+    path: str
+    sha256: str
+    signature: Signature
+    task: Task
+    source: Source
+    preprocess: Preprocess | None = None
+    labels: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class Sample(Record):
+    """One picture or tensor file of a data set. ``label`` is an index into the model's outputs."""
+
+    path: str
+    sha256: str
+    label: int | None = None
+
+
+class Rejected(Record):
+    """Something that was given and could not be used; the rest went on."""
+
+    path: str
+    reason: str
+
+
+class Dataset(Record):
+    """Files that decode, in a fixed order, and those that did not. ``root`` is where they lie."""
+
+    root: str
+    samples: tuple[Sample, ...]
+    rejected: tuple[Rejected, ...]
+    sha256: str
+
+
+# ---------------------------------------------------------------- what is made
+
+
+class Pass(Record):
+    name: str
+    params: dict[str, Scalar] = {}
+
+
+class Recipe(Record):
+    """A named, ordered list of passes; ``compile.recipes.recipe(name)`` decodes the name."""
+
+    name: str
+    passes: tuple[Pass, ...]
+
+
+class PassReport(Record):
+    """What one pass did. ``kept`` is False where it was tried and undone; ``note`` says why."""
+
+    name: str
+    kept: bool
+    seconds: float
+    nodes_before: int
+    nodes_after: int
+    note: str = ""
+    ops_before: dict[str, int] = {}
+    ops_after: dict[str, int] = {}
+    parity_max_error: float | None = None
+
+
+class Variant(Record):
+    """A model after a recipe, in one dialect. ``precisions`` counts nodes per arithmetic type."""
+
+    model_sha256: str
+    recipe: Recipe
+    dialect: str
+    path: str
+    sha256: str
+    precisions: dict[str, int]
+    passes: tuple[PassReport, ...]
+
+
+class Check(Record):
+    """A rule or tool that judged an artifact. ``passed`` is None where it could not be asked."""
+
+    name: str
+    passed: bool | None
+    detail: str
+
+
+class Artifact(Record):
+    """A variant in a target's format. ``entry`` is the file an engine opens; ``files`` holds them all.
+
+    ``engine`` runs it on its device; ``proof_engine`` runs it here. Where the two differ, every figure
+    that the proof engine gives is ``emulated``.
+    """
+
+    id: str
+    target: str
+    recipe: str
+    engine: str
+    proof_engine: str
+    entry: str
+    files: tuple[FileEntry, ...]
+    options: dict[str, Scalar]
+    tools: dict[str, str]
+    precisions: dict[str, int]
+    passes: tuple[PassReport, ...] = ()
+    checks: tuple[Check, ...] = ()
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(f.size_bytes for f in self.files)
+
+
+# ---------------------------------------------------------------- what is known
+
+
+class Evidence(Record):
+    """One figure, and how it was obtained. A missing figure is ``value=None`` with a ``reason``.
+
+    ``where`` is the machine that produced it, ``environment`` what it ran with, ``n`` the sample
+    size, ``interval`` the 95 % interval of ``value`` (for a prediction: the stated one).
+    """
+
+    what: str
+    unit: str
+    value: float | None
+    how: How | None = None
+    where: str = ""
+    when: str = ""
+    n: int | None = None
+    interval: tuple[float, float] | None = None
+    environment: dict[str, Scalar] = {}
+    reason: str = ""
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if self.value is None and not self.reason:
+            raise ValueError(f"evidence '{self.what}' has neither a value nor a reason for its absence")
+        if self.value is not None and self.how is None:
+            raise ValueError(f"evidence '{self.what}' does not say how its value was obtained")
+
+
+class Proof(Record):
+    """An artifact for one device with all that is known about it there.
+
+    ``latency_ms`` holds the raw samples of the timing run, in order, or nothing.
+    """
+
+    device: str
+    artifact: Artifact
+    evidence: tuple[Evidence, ...]
+    latency_ms: tuple[float, ...] = ()
+
+    def get(self, what: str) -> Evidence | None:
+        return next((e for e in self.evidence if e.what == what), None)
+
+    def value(self, what: str) -> float | None:
+        found = self.get(what)
+        return None if found is None else found.value
+
+
+class Failure(Record):
+    """An artifact that is not there, and why. ``skipped`` means the recipe does not apply."""
+
+    device: str
+    target: str
+    recipe: str
+    stage: str
+    kind: Literal["failed", "skipped"]
+    reason: str
+    cure: str = ""
+
+
+class Budget(Record):
+    """The user's constraints; None is no constraint. ``agreement`` and ``sqnr_db`` are lower bounds."""
+
+    accuracy_drop: float | None = None
+    agreement: float | None = None
+    sqnr_db: float | None = None
+    latency_p95_ms: float | None = None
+    memory_bytes: int | None = None
+    size_bytes: int | None = None
+    energy_mj: float | None = None
+    power_watts: float | None = None
+    fps: float | None = None
+
+
+class Loser(Record):
+    artifact_id: str
+    why: str
+
+
+class Choice(Record):
+    """What was decided for one device.
+
+    ``status`` is ``proven`` when every constraint was checked against a figure for this device,
+    ``unproven`` when ``unproven`` names constraints without such a figure, ``none`` when nothing fits.
+    """
+
+    device: str
+    status: Literal["proven", "unproven", "none"]
+    artifact_id: str | None
+    basis: str
+    front: tuple[str, ...] = ()
+    losers: tuple[Loser, ...] = ()
+    unproven: tuple[str, ...] = ()
+    bundle: str | None = None
+
+
+class Decision(Record):
+    """The answer of a build. ``bundle`` and ``report`` are paths relative to the output folder."""
+
+    model: str
+    budget: Budget
+    choices: tuple[Choice, ...]
+    report: str = "report.html"
+
+    @property
+    def met(self) -> bool:
+        return all(c.artifact_id is not None for c in self.choices)
+
+
+class Build(Record):
+    """Everything a build found out: ``evidence.json``, and all that the report shows."""
+
+    edgekiln: str
+    model: Model
+    graph_passes: tuple[PassReport, ...]
+    calibration: Dataset | None
+    evaluation: Dataset | None
+    holdout: Dataset | None
+    proofs: tuple[Proof, ...]
+    failures: tuple[Failure, ...]
+    warnings: tuple[str, ...]
+    environment: dict[str, Scalar]
+    decision: Decision
+
+
+# ---------------------------------------------------------------- what ships
+
+
+class Golden(Record):
+    """Recorded inputs and outputs (``.npz`` paths) and the tolerance that a re-run must keep.
+
+    ``atol`` is absolute, per output name; it covers the spread between machines of one arithmetic.
+    """
+
+    inputs: str
+    outputs: str
+    engine: str
+    atol: dict[str, float]
+
+
+class Manifest(Record):
+    """``manifest.json`` of a bundle. ``files`` names every other file of the zip except signatures."""
+
+    schema: int
+    edgekiln: str
+    device: str
+    model: str
+    task: Task
+    signature: Signature
+    preprocess: Preprocess | None
+    labels: str | None
+    artifact: Artifact
+    golden: Golden | None
+    choice: Choice
+    provenance: dict[str, Scalar]
+    files: tuple[FileEntry, ...]
+    signatures: tuple[str, ...] = ()
