@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 from edgekiln.records import Record
 
-Value: TypeAlias = float | int | str | bool | tuple[float, ...] | tuple[str, ...] | None
+Value: TypeAlias = float | int | str | bool | tuple[float | str, ...] | None
 
 
 class Figure(Record):
