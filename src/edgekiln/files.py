@@ -31,7 +31,8 @@ def disk_errors(doing: str, to: object) -> Iterator[None]:
                 doing, to, "no space is left on the disk", "Free some space, or give another --out or --cache"
             ) from error
         if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-            raise BadInput(doing, to, f"not permitted ({error.strerror})", "Choose a folder you own") from error
+            why = f"not permitted ({error.strerror})"
+            raise BadInput(doing, to, why, "Choose a folder you own") from error
         raise
 
 
@@ -54,7 +55,7 @@ def write_bytes(path: Path, data: bytes) -> None:
                 out.flush()
                 os.fsync(out.fileno())
             Path(aside).chmod(0o644)
-            os.replace(aside, path)
+            Path(aside).replace(path)
         except BaseException:
             Path(aside).unlink(missing_ok=True)
             raise
@@ -62,8 +63,9 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, record: object) -> None:
-    """A record as indented JSON, keys in the record's own order."""
-    write_bytes(path, msgspec.json.format(msgspec.json.encode(record, order="deterministic"), indent=1) + b"\n")
+    """A record as indented JSON, keys sorted, so that equal records are equal bytes."""
+    data = msgspec.json.encode(record, order="deterministic")
+    write_bytes(path, msgspec.json.format(data, indent=1) + b"\n")
 
 
 @contextlib.contextmanager
@@ -123,7 +125,6 @@ def inside(root: Path, relative: str, doing: str) -> Path:
     pure = PurePosixPath(relative)
     path = root / pure
     if pure.is_absolute() or ".." in pure.parts or not path.resolve().is_relative_to(root.resolve()):
-        raise BadInput(
-            doing, relative, "the path leaves its folder", "Do not use this file; ask its author for a sound one"
-        )
+        why = "the path leaves its folder"
+        raise BadInput(doing, relative, why, "Do not use this file; ask its author for a sound one")
     return path
