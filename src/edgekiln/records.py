@@ -17,13 +17,13 @@ Task: TypeAlias = Literal["classification", "tensors"]
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Frozen, keyword-only, strict. Everything below derives from it, and nothing derives further."""
+    """Strict decoding for all below; frozen and keyword-only are restated, for type checkers."""
 
 
 # ---------------------------------------------------------------- what comes in
 
 
-class TensorSpec(Record):
+class TensorSpec(Record, frozen=True, kw_only=True):
     """One input or output. A named dynamic axis is a string in ``shape``."""
 
     name: str
@@ -31,12 +31,12 @@ class TensorSpec(Record):
     shape: tuple[int | str, ...]
 
 
-class Signature(Record):
+class Signature(Record, frozen=True, kw_only=True):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
 
-class Preprocess(Record):
+class Preprocess(Record, frozen=True, kw_only=True):
     """From a decoded picture to the input tensor: ``(pixel * scale - mean) / std``.
 
     ``fit`` says how the picture meets the frame: ``crop`` takes the centred rectangle of the frame's
@@ -59,7 +59,7 @@ class Preprocess(Record):
     dtype: Literal["float32", "float16", "uint8"] = "float32"
 
 
-class FileEntry(Record):
+class FileEntry(Record, frozen=True, kw_only=True):
     """A file by its path relative to the folder that travels with the record (POSIX separators)."""
 
     path: str
@@ -67,7 +67,7 @@ class FileEntry(Record):
     size_bytes: int
 
 
-class Source(Record):
+class Source(Record, frozen=True, kw_only=True):
     """Where a model came from. ``parity`` is the largest absolute difference to the source at export."""
 
     kind: Literal["onnx", "torch", "exported-program"]
@@ -76,7 +76,7 @@ class Source(Record):
     parity_max_error: float | None = None
 
 
-class Model(Record):
+class Model(Record, frozen=True, kw_only=True):
     """An ONNX graph on disk (``path`` inside its folder) and what is known about it."""
 
     name: str
@@ -90,7 +90,7 @@ class Model(Record):
     warnings: tuple[str, ...] = ()
 
 
-class Sample(Record):
+class Sample(Record, frozen=True, kw_only=True):
     """One picture or tensor file of a data set. ``label`` is an index into the model's outputs."""
 
     path: str
@@ -98,14 +98,14 @@ class Sample(Record):
     label: int | None = None
 
 
-class Rejected(Record):
+class Rejected(Record, frozen=True, kw_only=True):
     """Something that was given and could not be used; the rest went on."""
 
     path: str
     reason: str
 
 
-class Dataset(Record):
+class Dataset(Record, frozen=True, kw_only=True):
     """Files that decode, in a fixed order, and those that did not. ``root`` is where they lie."""
 
     root: str
@@ -117,19 +117,19 @@ class Dataset(Record):
 # ---------------------------------------------------------------- what is made
 
 
-class Pass(Record):
+class Pass(Record, frozen=True, kw_only=True):
     name: str
     params: dict[str, Scalar] = {}
 
 
-class Recipe(Record):
+class Recipe(Record, frozen=True, kw_only=True):
     """A named, ordered list of passes; ``compile.recipes.recipe(name)`` decodes the name."""
 
     name: str
     passes: tuple[Pass, ...]
 
 
-class PassReport(Record):
+class PassReport(Record, frozen=True, kw_only=True):
     """What one pass did. ``kept`` is False where it was tried and undone; ``note`` says why."""
 
     name: str
@@ -143,7 +143,7 @@ class PassReport(Record):
     parity_max_error: float | None = None
 
 
-class Variant(Record):
+class Variant(Record, frozen=True, kw_only=True):
     """A model after a recipe, in one dialect. ``precisions`` counts nodes per arithmetic type."""
 
     model_sha256: str
@@ -155,7 +155,7 @@ class Variant(Record):
     passes: tuple[PassReport, ...]
 
 
-class Check(Record):
+class Check(Record, frozen=True, kw_only=True):
     """A rule or tool that judged an artifact. ``passed`` is None where it could not be asked."""
 
     name: str
@@ -163,7 +163,7 @@ class Check(Record):
     detail: str
 
 
-class Artifact(Record):
+class Artifact(Record, frozen=True, kw_only=True):
     """A variant in a target's format. ``entry`` is the file an engine opens; ``files`` holds them all.
 
     ``engine`` runs it on its device; ``proof_engine`` runs it here. Where the two differ, every figure
@@ -191,7 +191,7 @@ class Artifact(Record):
 # ---------------------------------------------------------------- what is known
 
 
-class Evidence(Record):
+class Evidence(Record, frozen=True, kw_only=True):
     """One figure, and how it was obtained. A missing figure is ``value=None`` with a ``reason``.
 
     ``where`` is the machine that produced it, ``environment`` what it ran with, ``n`` the sample
@@ -217,7 +217,7 @@ class Evidence(Record):
             raise ValueError(f"evidence '{self.what}' does not say how its value was obtained")
 
 
-class Proof(Record):
+class Proof(Record, frozen=True, kw_only=True):
     """An artifact for one device with all that is known about it there.
 
     ``latency_ms`` holds the raw samples of the timing run, in order, or nothing.
@@ -236,7 +236,7 @@ class Proof(Record):
         return None if found is None else found.value
 
 
-class Failure(Record):
+class Failure(Record, frozen=True, kw_only=True):
     """An artifact that is not there, and why. ``skipped`` means the recipe does not apply."""
 
     device: str
@@ -248,7 +248,7 @@ class Failure(Record):
     cure: str = ""
 
 
-class Budget(Record):
+class Budget(Record, frozen=True, kw_only=True):
     """The user's constraints; None is no constraint. ``agreement`` and ``sqnr_db`` are lower bounds."""
 
     accuracy_drop: float | None = None
@@ -262,12 +262,12 @@ class Budget(Record):
     fps: float | None = None
 
 
-class Loser(Record):
+class Loser(Record, frozen=True, kw_only=True):
     artifact_id: str
     why: str
 
 
-class Choice(Record):
+class Choice(Record, frozen=True, kw_only=True):
     """What was decided for one device.
 
     ``status`` is ``proven`` when every constraint was checked against a figure for this device,
@@ -284,7 +284,7 @@ class Choice(Record):
     bundle: str | None = None
 
 
-class Decision(Record):
+class Decision(Record, frozen=True, kw_only=True):
     """The answer of a build. ``bundle`` and ``report`` are paths relative to the output folder."""
 
     model: str
@@ -297,7 +297,7 @@ class Decision(Record):
         return all(c.artifact_id is not None for c in self.choices)
 
 
-class Build(Record):
+class Build(Record, frozen=True, kw_only=True):
     """Everything a build found out: ``evidence.json``, and all that the report shows."""
 
     edgekiln: str
@@ -316,7 +316,7 @@ class Build(Record):
 # ---------------------------------------------------------------- what ships
 
 
-class Golden(Record):
+class Golden(Record, frozen=True, kw_only=True):
     """Recorded inputs and outputs (``.npz`` paths) and the tolerance that a re-run must keep.
 
     ``atol`` is absolute, per output name; it covers the spread between machines of one arithmetic.
@@ -328,7 +328,7 @@ class Golden(Record):
     atol: dict[str, float]
 
 
-class Manifest(Record):
+class Manifest(Record, frozen=True, kw_only=True):
     """``manifest.json`` of a bundle. ``files`` names every other file of the zip except signatures."""
 
     schema: int

@@ -9,7 +9,7 @@ from edgekiln.records import Record
 Value: TypeAlias = float | int | str | bool | tuple[float | str, ...] | None
 
 
-class Figure(Record):
+class Figure(Record, frozen=True, kw_only=True):
     """One fact about a device. Unknown is ``value=None`` with a ``reason``; known needs a ``source``."""
 
     value: Value
@@ -24,7 +24,7 @@ class Figure(Record):
             raise ValueError("a figure needs a source")
 
 
-class Device(Record):
+class Device(Record, frozen=True, kw_only=True):
     """A row of the catalogue. ``targets`` are in order of preference; ``threads`` is what a run uses.
 
     ``features`` names what decides a recipe: ``avx512_vnni``, ``avx_vnni``, ``avx512_bf16``, ``amx_int8``,
