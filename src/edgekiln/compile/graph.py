@@ -1,0 +1,322 @@
+"""The graph room: what is done to a float graph before any recipe, pass by pass.
+
+Each pass is a function from graph to graph. It is kept when it changed something for the better, its
+result is a valid graph, and ONNX Runtime gives the same outputs as before it; otherwise it is undone,
+and its report says why. onnxslim and onnxsim both try the same work; the better result is kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekiln.engines import Arrays
+from edgekiln.errors import BadInput, ConversionFailed
+from edgekiln.records import PassReport
+
+MIN_OPSET = 17  # per-channel DequantizeLinear needs 13, LayerNormalization 17
+PARITY = 1e-3  # largest error that a pass may bring, as a share of the output's largest magnitude
+
+
+def optimise(
+    source: Path, shapes: dict[str, tuple[int, ...]], probe: Arrays, into: Path
+) -> tuple[PassReport, ...]:
+    """Run every pass over the ONNX file ``source`` and write the result to ``into``.
+
+    ``shapes`` fixes the inputs' shapes; ``probe`` is one real sample of those shapes, on which each
+    pass is checked. Raises BadInput where the shapes do not fit the graph, or its outputs hold NaN.
+    """
+    import onnx
+
+    model = onnx.load(source)
+    reports = []
+    model, report = _static_shapes(model, shapes)
+    reports.append(report)
+    expected = _run(model, probe, source.name)
+    _check_finite(expected, source.name)
+    model, report = _checked("opset-upgrade", _upgrade_opset, model, probe, expected)
+    reports.append(report)
+    tried = [
+        _checked("simplify-onnxslim", _onnxslim, model, probe, expected),
+        _checked("simplify-onnxsim", _onnxsim, model, probe, expected),
+    ]
+    model, simplified = _better(model, tried)
+    reports += simplified
+    reports.append(_runtime_fusion(model))
+    model = onnx.shape_inference.infer_shapes(model)
+    _write(model, into)
+    return tuple(reports)
+
+
+# ---------------------------------------------------------------- passes
+
+
+def _static_shapes(model: Any, shapes: dict[str, tuple[int, ...]]) -> tuple[Any, PassReport]:
+    import onnx
+
+    started, before = time.perf_counter(), len(model.graph.node)
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    held = {i.name for i in fixed.graph.initializer}
+    notes = []
+    for info in fixed.graph.input:
+        if info.name in held or info.name not in shapes:
+            continue
+        shape = shapes[info.name]
+        axes = info.type.tensor_type.shape.dim
+        # Paddle's exports say -1 where others leave the axis open or name it.
+        said = [d.dim_value if d.dim_value > 0 else d.dim_param or "?" for d in axes]
+        wrong = len(axes) != len(shape) or any(
+            d.dim_value > 0 and d.dim_value != n for d, n in zip(axes, shape, strict=False)
+        )
+        if wrong:
+            raise BadInput(
+                "fixing the shape of input",
+                info.name,
+                f"{_x(shape)} does not fit the model's {_x(said)}",
+                "Give --input-shape with numbers that fit, or leave it out",
+            )
+        if any(d.dim_value <= 0 for d in axes):
+            notes.append(f"{info.name}: {_x(said)} → {_x(shape)}")
+        for axis, n in zip(axes, shape, strict=True):
+            axis.dim_value = n
+    if notes:
+        # Recorded shapes of inner tensors may still name the old axes.
+        del fixed.graph.value_info[:]
+    report = PassReport(
+        name="static-shapes",
+        kept=bool(notes),
+        seconds=time.perf_counter() - started,
+        nodes_before=before,
+        nodes_after=len(fixed.graph.node),
+        note="; ".join(notes) or "every input shape was static already",
+    )
+    return fixed, report
+
+
+def _upgrade_opset(model: Any) -> tuple[Any, str]:
+    import onnx
+
+    version = next((o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}), 1)
+    if version >= MIN_OPSET:
+        return model, f"opset {version} is new enough"
+    return onnx.version_converter.convert_version(model, MIN_OPSET), f"opset {version} → {MIN_OPSET}"
+
+
+def _onnxslim(model: Any) -> tuple[Any, str]:
+    import onnxslim
+
+    copy = type(model)()
+    copy.CopyFrom(model)
+    with _silence():
+        slim = onnxslim.slim(copy)
+    if slim is None:
+        raise ConversionFailed(
+            "simplifying with onnxslim", "the graph", "it gave nothing back", "Go on without"
+        )
+    return slim, f"onnxslim {onnxslim.__version__}"
+
+
+def _onnxsim(model: Any) -> tuple[Any, str]:
+    import importlib.metadata
+
+    import onnxsim
+
+    with _silence():
+        simple, ok = onnxsim.simplify(model)
+    if not ok:
+        raise ConversionFailed(
+            "simplifying with onnxsim", "the graph", "its own check failed", "Go on without"
+        )
+    return simple, f"onnxsim {importlib.metadata.version('onnxsim')}"
+
+
+def _runtime_fusion(model: Any) -> PassReport:
+    """What ONNX Runtime would fuse when it loads the graph; the portable graph stays as it is."""
+    import tempfile
+
+    import onnx
+    import onnxruntime as ort
+
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as scratch:
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        options.optimized_model_filepath = f"{scratch}/fused.onnx"
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        fused = onnx.load(options.optimized_model_filepath, load_external_data=False)
+    before, after = ops(model), ops(fused)
+    names = sorted(set(after) - set(before))
+    made = ", ".join(f"{after[n]} {n}" for n in names) or "nothing new"
+    return PassReport(
+        name="runtime-fusion",
+        kept=False,
+        seconds=time.perf_counter() - started,
+        nodes_before=sum(before.values()),
+        nodes_after=sum(after.values()),
+        ops_before=before,
+        ops_after=after,
+        note=f"left to the runtime, which fuses activations when it loads the graph: {made}",
+    )
+
+
+# ---------------------------------------------------------------- judging a pass
+
+
+def _checked(
+    name: str,
+    function: Callable[[Any], tuple[Any, str]],
+    model: Any,
+    probe: Arrays,
+    expected: dict[str, NDArray[Any]],
+) -> tuple[Any, PassReport]:
+    """Run one pass; give back its graph, or ``model`` again with the reason in the report."""
+    import onnx
+
+    started = time.perf_counter()
+    before = ops(model)
+    error = None
+    try:
+        changed, note = function(model)
+        onnx.checker.check_model(changed)
+        error = _max_error(expected, _run(changed, probe, name))
+        kept = error <= _tolerance(expected)
+        if not kept:
+            note += f"; undone: outputs moved by {error:.3g}"
+    except Exception as problem:
+        changed, kept = model, False
+        note = f"undone: {type(problem).__name__}: {str(problem).strip()[:300]}"
+    after = ops(changed)
+    report = PassReport(
+        name=name,
+        kept=kept,
+        seconds=time.perf_counter() - started,
+        nodes_before=sum(before.values()),
+        nodes_after=sum(after.values()),
+        ops_before=before,
+        ops_after=after,
+        parity_max_error=error,
+        note=f"{note}; {_told(before, after)}" if kept else note,
+    )
+    return (changed if kept else model), report
+
+
+def _better(model: Any, tried: list[tuple[Any, PassReport]]) -> tuple[Any, list[PassReport]]:
+    """The tried graph with the fewest nodes, then the least bytes; ``model`` where none is smaller."""
+    sound = [i for i, (_, report) in enumerate(tried) if report.kept]
+    sizes = {i: (tried[i][1].nodes_after, tried[i][0].ByteSize()) for i in sound}
+    before = (len(model.graph.node), model.ByteSize())
+    best = min(sound, key=lambda i: sizes[i], default=None)
+    if best is not None and sizes[best] >= before:
+        best = None
+    reports = []
+    for i, (_, report) in enumerate(tried):
+        lost = report.kept and i != best
+        why = (
+            "; undone: the graph was no smaller" if best is None else "; undone: the other's graph is smaller"
+        )
+        if best is not None and lost and sizes[i] == sizes[best]:
+            why = "; undone: the other's graph is equal"
+        reports.append(_amended(report, kept=i == best, note=report.note + (why if lost else "")))
+    return (model if best is None else tried[best][0]), reports
+
+
+def _amended(report: PassReport, kept: bool, note: str) -> PassReport:
+    import msgspec
+
+    return msgspec.structs.replace(report, kept=kept, note=note)
+
+
+def _told(before: dict[str, int], after: dict[str, int]) -> str:
+    """The named works of a simplifier, read from the operators that are gone."""
+    gone = {op: before[op] - after.get(op, 0) for op in before if before[op] > after.get(op, 0)}
+    told = []
+    if gone.get("BatchNormalization"):
+        told.append(f"{gone.pop('BatchNormalization')} batch normalisations folded into their convolutions")
+    if gone.get("Constant"):
+        told.append(f"{gone.pop('Constant')} constants made initialisers")
+    rest = {op: n for op, n in gone.items() if n > 0}
+    if rest:
+        told.append("folded or dead: " + ", ".join(f"{n} {op}" for op, n in sorted(rest.items())))
+    return "; ".join(told) or "nothing to do"
+
+
+def ops(model: Any) -> dict[str, int]:
+    """Operators of the main graph by type, by name."""
+    return dict(sorted(Counter(n.op_type for n in model.graph.node).items()))
+
+
+def _run(model: Any, probe: Arrays, name: str) -> dict[str, NDArray[Any]]:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        names = [o.name for o in session.get_outputs()]
+        return dict(zip(names, session.run(names, dict(probe)), strict=True))
+    except Exception as error:
+        raise BadInput(
+            "running the model",
+            name,
+            str(error).strip().splitlines()[-1][:300],
+            "Check that the shapes and the data fit the model (edgekiln inspect shows its signature)",
+        ) from error
+
+
+def _check_finite(outputs: dict[str, NDArray[Any]], name: str) -> None:
+    for output, value in outputs.items():
+        if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
+            raise BadInput(
+                "running the model",
+                name,
+                f"output '{output}' holds NaN or infinity on a real sample, before any change",
+                "Mend the model or its preprocessing: no artifact made from it can be judged",
+            )
+
+
+def _max_error(expected: dict[str, NDArray[Any]], found: dict[str, NDArray[Any]]) -> float:
+    """Largest absolute difference over all outputs; infinite where names or shapes differ."""
+    worst = 0.0
+    for name, value in expected.items():
+        other = found.get(name)
+        if other is None or other.shape != value.shape:
+            return float("inf")
+        if value.size:
+            worst = max(worst, float(np.abs(value.astype(np.float64) - other.astype(np.float64)).max()))
+    return worst
+
+
+def _tolerance(expected: dict[str, NDArray[Any]]) -> float:
+    largest = max((float(np.abs(v).max()) for v in expected.values() if v.size), default=0.0)
+    return PARITY * max(largest, 1e-3)
+
+
+def _write(model: Any, into: Path) -> None:
+    from edgekiln.files import write_bytes
+
+    del model.metadata_props[:]
+    model.doc_string = ""
+    model.producer_name, model.producer_version = "edgekiln", ""
+    write_bytes(into, model.SerializeToString(deterministic=True))
+
+
+def _x(shape: Any) -> str:
+    return "x".join(str(n) for n in shape)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Converters print tables and warnings of their own; the report says what they did."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield

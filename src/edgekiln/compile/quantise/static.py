@@ -1,0 +1,189 @@
+"""Static INT8 in the Q/DQ dialect that each target is fast in and accepts.
+
+The ranges are ours (see observers); placing the Q/DQ pairs is left to ONNX Runtime's quantiser, which
+reads ranges from its calibration file. The dialects differ because the targets do: ONNX Runtime on a
+CPU fuses u8 activations with s8 weights and an int32 bias; TensorRT takes symmetric s8 only and wants
+the bias in float.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgekiln.compile.quantise.observers import Observation, Ranges, ranges
+from edgekiln.errors import ConversionFailed
+from edgekiln.records import Scalar
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How Q/DQ is written. ``symmetric`` activations have zero point 0 and keep Relu and Clip nodes."""
+
+    name: str
+    activations: str
+    symmetric: bool
+    int32_bias: bool
+    reduce_range: bool = False
+
+
+DIALECTS = {
+    "ort": Dialect("ort", activations="QUInt8", symmetric=False, int32_bias=True),
+    # Without VNNI, VPMADDUBSW adds two u8*s8 products in 16 bits and saturates: 7-bit weights do not.
+    "ort-7bit": Dialect(
+        "ort-7bit", activations="QUInt8", symmetric=False, int32_bias=True, reduce_range=True
+    ),
+    "tensorrt": Dialect("tensorrt", activations="QInt8", symmetric=True, int32_bias=False),
+}
+
+
+def quantise_static(
+    graph: Path,
+    seen: dict[str, Observation],
+    rule: str,
+    params: dict[str, Scalar],
+    dialect: Dialect,
+    into: Path,
+) -> Ranges:
+    """Write the Q/DQ form of ``graph`` to ``into``; returns the activation ranges that it holds.
+
+    Raises ConversionFailed where the quantiser refuses the graph or finds nothing to quantise.
+    """
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.calibrate import CalibrationMethod
+
+    held = ranges(seen, rule, dialect.symmetric, params)
+    with tempfile.TemporaryDirectory() as scratch, quiet():
+        calibration = Path(scratch) / "ranges.json"
+        _write_ranges(held, calibration)
+        try:
+            quantize_static(
+                str(graph),
+                str(into),
+                None,
+                quant_format=QuantFormat.QDQ,
+                activation_type=QuantType[dialect.activations],
+                weight_type=QuantType.QInt8,
+                per_channel=True,
+                reduce_range=dialect.reduce_range,
+                calibrate_method=CalibrationMethod.MinMax,
+                calibration_cache_path=str(calibration),
+                op_types_to_quantize=_quantised_ops(graph),
+                extra_options={
+                    "ActivationSymmetric": dialect.symmetric,
+                    "WeightSymmetric": True,
+                    "QuantizeBias": dialect.int32_bias,
+                    "QDQKeepRemovableActivations": dialect.symmetric,
+                },
+            )
+        except Exception as error:
+            raise ConversionFailed(
+                "quantising",
+                graph.name,
+                f"ONNX Runtime's quantiser refused it: {type(error).__name__}: {str(error)[:300]}",
+                "Use a float recipe for this model, or another target",
+            ) from error
+    if not precisions(into).get("int8"):
+        raise ConversionFailed(
+            "quantising", graph.name, "no operator of this graph can be quantised", "Use a float recipe"
+        )
+    return held
+
+
+def quantise_dynamic(graph: Path, into: Path) -> None:
+    """INT8 weights per channel for MatMul and Gemm; activations are quantised at run time.
+
+    Convolutions stay float: their dynamic form (ConvInteger) is several times slower than float.
+    Raises ConversionFailed where the graph has no MatMul or Gemm with constant weights.
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with quiet():
+        try:
+            quantize_dynamic(
+                str(graph),
+                str(into),
+                op_types_to_quantize=["MatMul", "Gemm"],
+                per_channel=True,
+                weight_type=QuantType.QInt8,
+                extra_options={"MatMulConstBOnly": True},
+            )
+        except Exception as error:
+            raise ConversionFailed(
+                "quantising dynamically",
+                graph.name,
+                f"{type(error).__name__}: {str(error)[:300]}",
+                "Use a static or a float recipe",
+            ) from error
+    if not precisions(into).get("int8"):
+        raise ConversionFailed(
+            "quantising dynamically",
+            graph.name,
+            "it has no MatMul or Gemm with constant weights",
+            "Use a static recipe",
+        )
+
+
+def _write_ranges(held: Ranges, path: Path) -> None:
+    import numpy as np
+    from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData, save_tensors_data
+
+    data = {n: (np.array(low, np.float32), np.array(high, np.float32)) for n, (low, high) in held.items()}
+    save_tensors_data(TensorsData(CalibrationMethod.MinMax, data), path)
+
+
+def _quantised_ops(graph: Path) -> list[str]:
+    """The op types of this graph that the quantiser knows, in a fixed order (a set's order is not)."""
+    import onnx
+    from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+
+    present = {n.op_type for n in onnx.load(graph, load_external_data=False).graph.node}
+    return sorted(present & (set(QDQRegistry) | set(QLinearOpsRegistry)))
+
+
+_INTEGER_OPS = {"MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"}
+_HEAVY_OPS = {"Conv", "ConvTranspose", "MatMul", "Gemm", "LSTM", "GRU"}
+
+
+def precisions(graph: Path) -> dict[str, int]:
+    """Heavy nodes (Conv, MatMul, Gemm, recurrent) by the arithmetic they run in."""
+    import onnx
+
+    model = onnx.load(graph, load_external_data=False)
+    makers = {o: n for n in model.graph.node for o in n.output}
+    types = {i.name: i.data_type for i in model.graph.initializer}
+    count: Counter[str] = Counter()
+    for node in model.graph.node:
+        if node.op_type in _INTEGER_OPS:
+            count["int8"] += 1
+        elif node.op_type in _HEAVY_OPS:
+            count[_arithmetic(node, makers, types)] += 1
+    return dict(sorted(count.items()))
+
+
+def _arithmetic(node: Any, makers: dict[str, Any], types: dict[str, int]) -> str:
+    import onnx
+
+    sources = [makers.get(i) for i in node.input[:2]]
+    if all(s is not None and s.op_type == "DequantizeLinear" for s in sources):
+        return "int8"
+    names: dict[int, str] = {onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.BFLOAT16: "bf16"}
+    return next((names[types[i]] for i in node.input if types.get(i) in names), "fp32")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """The quantiser advises on the root logger to preprocess, which our graph room has done."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
