@@ -272,12 +272,16 @@ class Choice(Record, frozen=True, kw_only=True):
 
     ``status`` is ``proven`` when every constraint was checked against a figure for this device,
     ``unproven`` when ``unproven`` names constraints without such a figure, ``none`` when nothing fits.
+    ``cost`` and ``quality`` are the kinds of evidence that ``front`` was drawn over: the least cost and
+    the most quality win.
     """
 
     device: str
     status: Literal["proven", "unproven", "none"]
     artifact_id: str | None
     basis: str
+    cost: str = "latency_p50_ms"
+    quality: str = "sqnr_db"
     front: tuple[str, ...] = ()
     losers: tuple[Loser, ...] = ()
     unproven: tuple[str, ...] = ()

@@ -1,0 +1,179 @@
+"""The decision: every constraint met, then the least latency; and why each loser lost.
+
+Pure rules over proofs, apart from I/O. Where no latency is known for a device (nobody measured on it),
+the least size decides and the choice says so: a figure of another machine never ranks this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgekiln.records import Budget, Choice, Evidence, Loser, Proof
+
+SQNR_FLOOR_DB = 20.0
+"""Where neither labels nor class decisions exist, error power above 1 % of the signal's is a fault."""
+
+BASIS_LATENCY = "least median latency among those that meet the budget"
+BASIS_SIZE = "least size among those that meet the budget, because no latency is known on this device"
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """``figure`` is the kind of evidence; ``at_most`` tells an upper from a lower bound."""
+
+    name: str
+    figure: str
+    limit: float
+    at_most: bool
+    unit: str
+
+
+def constraints(budget: Budget, proofs: Sequence[Proof]) -> tuple[Constraint, ...]:
+    """The budget as checks on evidence, plus the floor that applies where the budget can't be judged.
+
+    A bound on the accuracy drop is checked on labels where there are any, else on agreement with the
+    float model, else (tensors) the SQNR floor stands in for it.
+    """
+    found = []
+    drop, agreement, sqnr = budget.accuracy_drop, budget.agreement, budget.sqnr_db
+    if drop is not None and not _any(proofs, "accuracy_drop"):
+        if _any(proofs, "agreement_top1"):
+            agreement = max(agreement or 0.0, 1 - drop)
+        drop = None
+    if drop is not None:
+        found.append(Constraint("accuracy drop", "accuracy_drop", drop, True, ""))
+    if agreement is not None:
+        found.append(Constraint("agreement with float", "agreement_top1", agreement, False, ""))
+    if sqnr is None and not _any(proofs, "accuracy_drop") and not _any(proofs, "agreement_top1"):
+        sqnr = SQNR_FLOOR_DB
+    if sqnr is not None:
+        found.append(Constraint("SQNR", "sqnr_db", sqnr, False, "dB"))
+    for name, figure, limit, unit in (
+        ("latency P95", "latency_p95_ms", budget.latency_p95_ms, "ms"),
+        ("peak memory", "peak_memory_bytes", budget.memory_bytes, "bytes"),
+        ("size", "size_bytes", budget.size_bytes, "bytes"),
+        ("energy", "energy_mj", budget.energy_mj, "mJ"),
+        ("power", "power_watts", budget.power_watts, "W"),
+    ):
+        if limit is not None:
+            found.append(Constraint(name, figure, float(limit), True, unit))
+    if budget.fps is not None:
+        found.append(Constraint("frame time P50", "latency_p50_ms", 1000 / budget.fps, True, "ms"))
+    return tuple(found)
+
+
+def choose(device: str, proofs: Sequence[Proof], budget: Budget) -> Choice:
+    """Decide among the proofs of one device."""
+    checks = constraints(budget, proofs)
+    broken = {p.artifact.id: _broken(p, checks) for p in proofs}
+    fit = [p for p in proofs if not broken[p.artifact.id]]
+    timed = bool(proofs) and all(p.value("latency_p50_ms") is not None for p in (fit or proofs))
+    cost = "latency_p50_ms" if timed else "size_bytes"
+    quality = quality_figure(proofs)
+    winner = _winner(fit, cost, quality) if fit else None
+    losers = tuple(
+        Loser(artifact_id=p.artifact.id, why=_why(p, winner, broken[p.artifact.id], cost, quality))
+        for p in proofs
+        if winner is None or p.artifact.id != winner.artifact.id
+    )
+    unproven = () if winner is None else tuple(c.name for c in checks if winner.value(c.figure) is None)
+    basis = BASIS_LATENCY if timed else BASIS_SIZE
+    if winner is None:
+        basis = "no artifact meets the budget" if proofs else "no artifact could be made"
+    return Choice(
+        device=device,
+        status="none" if winner is None else ("unproven" if unproven else "proven"),
+        artifact_id=None if winner is None else winner.artifact.id,
+        basis=basis,
+        cost=cost,
+        quality=quality,
+        front=front(proofs, cost, quality),
+        losers=losers,
+        unproven=unproven,
+    )
+
+
+def quality_figure(proofs: Sequence[Proof]) -> str:
+    """The finest measure of quality that every proof has: SQNR counts every output value."""
+    for figure in ("sqnr_db", "agreement_top1", "accuracy_top1"):
+        if proofs and all(p.value(figure) is not None for p in proofs):
+            return figure
+    return "sqnr_db"
+
+
+def front(proofs: Sequence[Proof], cost: str, quality: str) -> tuple[str, ...]:
+    """Ids of the Pareto-optimal proofs (least cost, most quality), cheapest first."""
+    known = [
+        (c, q, p.artifact.id)
+        for p in proofs
+        if (c := p.value(cost)) is not None and (q := p.value(quality)) is not None
+    ]
+    known.sort(key=lambda k: (k[0], -k[1], k[2]))
+    kept: list[str] = []
+    best = float("-inf")
+    for _, q, name in known:
+        if q > best:
+            kept.append(name)
+            best = q
+    return tuple(kept)
+
+
+def is_tie(a: Evidence | None, b: Evidence | None) -> bool:
+    """Two figures whose 95 % intervals overlap: this run can't tell them apart."""
+    if a is None or b is None or a.interval is None or b.interval is None:
+        return False
+    return a.interval[0] <= b.interval[1] and b.interval[0] <= a.interval[1]
+
+
+def _winner(fit: Sequence[Proof], cost: str, quality: str) -> Proof:
+    """The least cost; among those that tie with it by their intervals, the best quality, then size."""
+
+    def price(p: Proof) -> float:
+        value = p.value(cost)
+        return float("inf") if value is None else value
+
+    cheapest = min(fit, key=lambda p: (price(p), p.artifact.id))
+    same = [p for p in fit if p is cheapest or is_tie(p.get(cost), cheapest.get(cost))]
+    if cost == "size_bytes":
+        same += [p for p in fit if p not in same and price(p) <= price(cheapest) * 1.02]
+    return max(same, key=lambda p: (p.value(quality) or float("-inf"), -price(p), p.artifact.id))
+
+
+def _broken(proof: Proof, checks: Sequence[Constraint]) -> tuple[str, ...]:
+    """Each constraint that a known figure breaks, with both numbers."""
+    found = []
+    for check in checks:
+        value = proof.value(check.figure)
+        if value is None:
+            continue
+        over = value > check.limit + 1e-12 if check.at_most else value < check.limit - 1e-12
+        if over:
+            sign = ">" if check.at_most else "<"
+            found.append(f"{check.name} {_text(value, check.unit)} {sign} {_text(check.limit, check.unit)}")
+    return tuple(found)
+
+
+def _why(proof: Proof, winner: Proof | None, broken: Sequence[str], cost: str, quality: str) -> str:
+    if broken:
+        return "breaks the budget: " + "; ".join(broken)
+    if winner is None:
+        return "no artifact was chosen"
+    mine, best = proof.value(cost), winner.value(cost)
+    name = {"latency_p50_ms": "slower", "size_bytes": "larger"}[cost]
+    unit = {"latency_p50_ms": "ms", "size_bytes": "bytes"}[cost]
+    if mine is None or best is None:
+        return f"its {cost} is not known"
+    if is_tie(proof.get(cost), winner.get(cost)) or mine <= best * 1.02:
+        return f"as cheap as the winner within this run's spread, but of lower quality ({quality})"
+    return f"{name} than {winner.artifact.id}: {_text(mine, unit)} against {_text(best, unit)}"
+
+
+def _any(proofs: Sequence[Proof], figure: str) -> bool:
+    return any(p.value(figure) is not None for p in proofs)
+
+
+def _text(value: float, unit: str) -> str:
+    if unit == "bytes":
+        return f"{value / 1e6:.3g} MB"
+    return f"{value:.3g} {unit}".strip()

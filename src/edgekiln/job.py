@@ -1,0 +1,187 @@
+"""A build's order: read from a TOML file, or put together by the command line and the Python API.
+
+name = "my-model"
+devices = ["host", "jetson-orin-nano-8gb"]
+data = "photos/"              # calibration; relative paths are relative to this file
+holdout = "more-photos/"      # optional: agreement is judged here; else a quarter of data is kept back
+eval = "labelled/"            # optional: class folders, or a CSV with path,label
+out = "build/my-model"
+
+[model]
+source = "model.onnx"         # or package.module:factory, or program.pt2
+weights = "weights.pth"       # for a factory; package:NAME/PATH is a file of an installed package
+labels = "labels.txt"         # one class name a line
+task = "classification"       # or "tensors"; guessed where it is left out
+input_shape = "1x3x224x224"   # or a table: { name = "1x3x224x224" }
+
+[preprocess]                  # the fields of records.Preprocess
+[budget]                      # max_drop, agreement, sqnr_db, latency_ms, memory_mb, size_mb, ...
+[search]                      # targets, recipes, threads
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edgekiln.errors import BadInput, did_you_mean
+from edgekiln.records import Budget, Preprocess, Record, Task
+
+
+class ModelOrder(Record, frozen=True, kw_only=True):
+    source: str
+    weights: str | None = None
+    labels: str | None = None
+    task: Task | None = None
+    input_shape: str | dict[str, str] | None = None
+
+
+class BudgetOrder(Record, frozen=True, kw_only=True):
+    """The budget in the units of the command line."""
+
+    max_drop: float | None = None
+    agreement: float | None = None
+    sqnr_db: float | None = None
+    latency_ms: float | None = None
+    memory_mb: float | None = None
+    size_mb: float | None = None
+    energy_mj: float | None = None
+    power_watts: float | None = None
+    fps: float | None = None
+
+    def budget(self) -> Budget:
+        return Budget(
+            accuracy_drop=self.max_drop,
+            agreement=self.agreement,
+            sqnr_db=self.sqnr_db,
+            latency_p95_ms=self.latency_ms,
+            memory_bytes=None if self.memory_mb is None else round(self.memory_mb * 1e6),
+            size_bytes=None if self.size_mb is None else round(self.size_mb * 1e6),
+            energy_mj=self.energy_mj,
+            power_watts=self.power_watts,
+            fps=self.fps,
+        )
+
+
+class SearchOrder(Record, frozen=True, kw_only=True):
+    targets: tuple[str, ...] | None = None
+    recipes: tuple[str, ...] | None = None
+    threads: int | None = None
+    samples: int = 300
+
+
+class Job(Record, frozen=True, kw_only=True):
+    """``base`` is the folder that relative paths start from; it is set by ``load``."""
+
+    model: ModelOrder
+    devices: tuple[str, ...] = ("host",)
+    name: str | None = None
+    data: str | None = None
+    holdout: str | None = None
+    eval: str | None = None
+    out: str = "edgekiln-out"
+    preprocess: Preprocess | None = None
+    budget: BudgetOrder = BudgetOrder()
+    search: SearchOrder = SearchOrder()
+    base: str = "."
+
+    def path(self, given: str) -> Path:
+        """A path of the job: absolute, inside an installed package, or relative to ``base``."""
+        return located(given, Path(self.base))
+
+
+def load(path: Path) -> Job:
+    """Read a job file. Raises BadInput for bad TOML, an unknown key (with the near ones), a wrong type."""
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BadInput("reading the job file", path, "there is no such file", "Check the path") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadInput(
+            "reading the job file", path, f"it is not valid TOML ({error})", "Mend that line"
+        ) from error
+    try:
+        if "base" in data:
+            raise msgspec.ValidationError("Object contains unknown field `base`")
+        job = msgspec.convert(data | {"base": str(path.parent)}, type=Job)
+    except msgspec.ValidationError as error:
+        raise BadInput("reading the job file", path, *_explain(str(error))) from error
+    check(job, path)
+    return job
+
+
+def check(job: Job, where: object) -> None:
+    """Raises BadInput for figures that no job can mean."""
+    numbers = {f: getattr(job.budget, f) for f in job.budget.__struct_fields__}
+    for key, value in numbers.items():
+        if value is not None and key not in {"max_drop", "sqnr_db"} and not value > 0:
+            raise BadInput(
+                "reading the budget of", where, f"{key} = {value} is not positive", "Give a positive one"
+            )
+    drop = numbers["max_drop"]
+    if drop is not None and not 0 <= drop < 1:
+        why = f"max_drop = {drop} is not a share between 0 and 1"
+        raise BadInput("reading the budget of", where, why, "0.01 means one percent point")
+    if numbers["agreement"] is not None and numbers["agreement"] > 1:
+        raise BadInput("reading the budget of", where, "agreement is above 1", "Give a share, such as 0.97")
+    if not job.devices:
+        raise BadInput(
+            "reading", where, "it names no device", "Give --device NAME; edgekiln devices lists them"
+        )
+    if job.search.threads is not None and job.search.threads < 1:
+        raise BadInput("reading", where, "threads must be at least 1", "Give --threads 1 or more")
+
+
+def input_shapes(order: ModelOrder) -> dict[str, tuple[int, ...]]:
+    """``{"": (1, 3, 224, 224)}`` for a bare shape, by name for a table; empty where none was given."""
+    given = order.input_shape
+    if given is None:
+        return {}
+    table = given if isinstance(given, dict) else {"": given}
+    return {name: parse_shape(text) for name, text in table.items()}
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"\d{1,9}([x,]\d{1,9}){0,9}", text) or "0" in re.split("[x,]", text):
+        raise BadInput(
+            "reading the input shape", text, "it is not like 1x3x224x224", "Give --input-shape 1x3x224x224"
+        )
+    return tuple(int(n) for n in re.split("[x,]", text))
+
+
+def located(given: str, base: Path) -> Path:
+    """Resolve ``package:NAME/PATH`` to a file of an installed package, anything else against ``base``."""
+    if not given.startswith("package:"):
+        return base / given
+    package, _, inner = given.removeprefix("package:").partition("/")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        why = f"no package '{package}' is installed"
+        raise BadInput("looking for", given, why, "Install it, or give a path")
+    if ".." in Path(inner).parts:
+        raise BadInput("looking for", given, "the path leaves the package", "Give a path inside it")
+    return Path(next(iter(spec.submodule_search_locations))) / inner
+
+
+_UNKNOWN = re.compile(r"unknown field `(?P<key>[^`]*)`(?: - at `\$\.?(?P<at>[\w.]*)`)?")
+
+
+def _explain(message: str) -> tuple[str, str]:
+    """msgspec's message as why and cure."""
+    match = _UNKNOWN.search(message)
+    if not match:
+        return message.replace("`", "'"), "Mend that value"
+    kind: Any = Job
+    for part in (match["at"] or "").split("."):
+        if part:
+            field = next(f for f in msgspec.structs.fields(kind) if f.name == part)
+            options = (field.type, *getattr(field.type, "__args__", ()))
+            kind = next(t for t in options if isinstance(t, type) and issubclass(t, msgspec.Struct))
+    known = [f.name for f in msgspec.structs.fields(kind) if f.name != "base"]
+    where = f" in [{match['at']}]" if match["at"] else ""
+    return f"unknown key '{match['key']}'{where}", did_you_mean(match["key"], known)
