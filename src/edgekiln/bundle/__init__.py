@@ -1,0 +1,20 @@
+"""What ships: one ``.edgekiln`` zip per device, the same bytes for the same content.
+
+manifest.json        schema, hashes of every other file, signature, artifact, choice, provenance
+model/               the artifact's files
+labels.txt           one class name a line, where there are labels
+golden/              recorded inputs and outputs
+evidence.json        every figure about this artifact, and how it was obtained
+signatures/          reserved: signatures over manifest.json; nothing is signed yet
+"""
+
+from __future__ import annotations
+
+SCHEMA = 1
+SUFFIX = ".edgekiln"
+MANIFEST = "manifest.json"
+EVIDENCE = "evidence.json"
+LABELS = "labels.txt"
+MODEL_FOLDER = "model"
+GOLDEN_FOLDER = "golden"
+SIGNATURES = "signatures/"
