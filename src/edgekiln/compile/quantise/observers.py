@@ -258,3 +258,28 @@ def _session(model: Any, group: Sequence[_Watched], threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return ort.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+# ---------------------------------------------------------------- kept for another run
+
+
+def save(seen: dict[str, Observation], path: Path) -> None:
+    """Write observations to one ``.npz``: they can be carried to another run, recipe or machine."""
+    names = sorted(seen)
+    with path.open("wb") as out:
+        np.savez_compressed(
+            out,
+            names=np.array(names),
+            ends=np.array([[seen[n].lowest, seen[n].highest, seen[n].reach] for n in names]),
+            counts=np.array([seen[n].counts for n in names]),
+        )
+
+
+def load(path: Path) -> dict[str, Observation]:
+    """Read what ``save`` wrote."""
+    with np.load(path, allow_pickle=False) as held:
+        rows = zip(held["names"], held["ends"], held["counts"], strict=True)
+        return {
+            str(name): Observation(float(low), float(high), float(reach), counts)
+            for name, (low, high, reach), counts in rows
+        }

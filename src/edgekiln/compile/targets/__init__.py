@@ -34,3 +34,65 @@ class Target:
     def convert(self) -> Convert:
         function: Convert = importlib.import_module(self.module).convert
         return function
+
+
+TARGETS = {
+    t.name: t
+    for t in (
+        Target(
+            name="onnxruntime",
+            module="edgekiln.compile.targets.onnxruntime",
+            engine="onnxruntime",
+            proof_engine="onnxruntime",
+            extra=None,
+            recipes=(
+                "fp32",
+                "fp16",
+                "int8-static-minmax",
+                "int8-static-percentile-99.99",
+                "int8-static-mse",
+                "int8-dynamic",
+            ),
+        ),
+        Target(
+            name="openvino",
+            module="edgekiln.compile.targets.openvino",
+            engine="openvino",
+            proof_engine="openvino",
+            extra="openvino",
+            recipes=("fp32", "fp16", "bf16", "int8-nncf-performance", "int8-nncf-mixed"),
+        ),
+        Target(
+            name="tensorrt",
+            module="edgekiln.compile.targets.tensorrt",
+            engine="tensorrt",
+            proof_engine="onnxruntime",
+            extra=None,
+            recipes=(
+                "fp32",
+                "fp16",
+                "bf16",
+                "int8-static-minmax",
+                "int8-static-percentile-99.99",
+                "int8-static-mse",
+            ),
+        ),
+    )
+}
+
+PLANNED = ("coreml", "litert", "executorch", "qnn", "web")
+"""Targets that devices name and that are not there yet: a row in the report, never silence."""
+
+# Without VNNI (or its AVX form) u8 x s8 products saturate in 16 bits on x86.
+_VNNI = {"avx512_vnni", "avx_vnni", "amx_int8"}
+
+
+def dialect(target: str, recipe: str, device: Device) -> str:
+    """The form in which ``target`` wants this recipe's graph on ``device``: part of a variant's identity."""
+    if recipe.startswith("int8-nncf-"):
+        return "openvino"
+    if target == "tensorrt":
+        return "tensorrt"
+    if recipe.startswith("int8-static") and device.arch == "x86_64" and not _VNNI & set(device.features):
+        return "ort-7bit"
+    return "ort"
