@@ -38,14 +38,14 @@ def constraints(budget: Budget, proofs: Sequence[Proof]) -> tuple[Constraint, ..
     found = []
     drop, agreement, sqnr = budget.accuracy_drop, budget.agreement, budget.sqnr_db
     if drop is not None and not _any(proofs, "accuracy_drop"):
-        if _any(proofs, "agreement_top1"):
+        if _any(proofs, "agreement"):
             agreement = max(agreement or 0.0, 1 - drop)
         drop = None
     if drop is not None:
         found.append(Constraint("accuracy drop", "accuracy_drop", drop, True, ""))
     if agreement is not None:
-        found.append(Constraint("agreement with float", "agreement_top1", agreement, False, ""))
-    if sqnr is None and not _any(proofs, "accuracy_drop") and not _any(proofs, "agreement_top1"):
+        found.append(Constraint("agreement with float", "agreement", agreement, False, ""))
+    if sqnr is None and not _any(proofs, "accuracy_drop") and not _any(proofs, "agreement"):
         sqnr = SQNR_FLOOR_DB
     if sqnr is not None:
         found.append(Constraint("SQNR", "sqnr_db", sqnr, False, "dB"))
@@ -96,7 +96,7 @@ def choose(device: str, proofs: Sequence[Proof], budget: Budget) -> Choice:
 
 def quality_figure(proofs: Sequence[Proof]) -> str:
     """The finest measure of quality that every proof has: SQNR counts every output value."""
-    for figure in ("sqnr_db", "agreement_top1", "accuracy_top1"):
+    for figure in ("sqnr_db", "agreement", "top1"):
         if proofs and all(p.value(figure) is not None for p in proofs):
             return figure
     return "sqnr_db"

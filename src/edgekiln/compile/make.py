@@ -1,0 +1,204 @@
+"""From the optimised float graph to an artifact: one recipe in a target's dialect, then its format."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgekiln.cache import step
+from edgekiln.compile.graph import ops
+from edgekiln.compile.quantise.observers import Observation, load, observe, save
+from edgekiln.compile.quantise.static import DIALECTS, precisions, quantise_dynamic, quantise_static
+from edgekiln.compile.recipes import needs_calibration, recipe
+from edgekiln.compile.targets import TARGETS, dialect
+from edgekiln.devices import Device
+from edgekiln.engines import Arrays
+from edgekiln.errors import ConversionFailed
+from edgekiln.files import sha256_file, sha256_record
+from edgekiln.records import Artifact, Pass, PassReport, Recipe, Record, Variant
+
+TOOLS = ("onnx", "onnxruntime", "openvino", "nncf", "tensorrt-rtx", "numpy")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Samples to find ranges on, as often as asked for; ``sha256`` names them in the cache."""
+
+    samples: Callable[[], Iterable[Arrays]]
+    n: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What every artifact of one build is made from: the float graph, the data, the cache."""
+
+    graph: Path
+    model_sha256: str
+    calibration: Calibration | None
+    cache: Path
+    threads: int
+
+
+class _Observed(Record, frozen=True, kw_only=True):
+    tensors: int
+
+
+def plan(device: Device, target: str, recipes: Iterable[str] | None) -> list[tuple[str, str]]:
+    """(recipe, reason to skip it or "") for each recipe that ``target`` tries on ``device``."""
+    wanted = None if recipes is None else set(recipes)
+    rows = []
+    for name in TARGETS[target].recipes:
+        if wanted is not None and name not in wanted:
+            continue
+        reason = ""
+        if name == "bf16" and not {"bf16", "avx512_bf16", "amx_bf16"} & set(device.features):
+            reason = f"{device.name} is not known to compute in bfloat16"
+        rows.append((name, reason))
+    return rows
+
+
+def make(shop: Workshop, device: Device, target: str, recipe_name: str) -> tuple[Path, Artifact]:
+    """The artifact's folder and record, from the cache where it is there.
+
+    Raises ConversionFailed, MissingExtra, BadInput: rows of the report, other artifacts go on.
+    """
+    which = recipe(recipe_name)
+    form = dialect(target, recipe_name, device)
+    variant_folder, variant = _variant(shop, which, form)
+
+    def produce(into: Path) -> Artifact:
+        return TARGETS[target].convert(variant, variant_folder, device, into)
+
+    key = [variant.sha256, which, form, target, sha256_record(device), _tools()]
+    folder, artifact, _ = step(shop.cache, "artifact", key, Artifact, produce)
+    return folder, artifact
+
+
+def _variant(shop: Workshop, which: Recipe, form: str) -> tuple[Path, Variant]:
+    data = shop.calibration
+    if needs_calibration(which) and data is None:
+        raise ConversionFailed(
+            "calibrating",
+            which.name,
+            "no data was given",
+            "Give --data with pictures like those of the field",
+        )
+
+    def produce(into: Path) -> Variant:
+        path, reports = shop.graph, []
+        for number, one in enumerate(which.passes):
+            made = into / f"{number}.onnx"
+            path, report = _apply(one, shop, form, path, made)
+            reports.append(report)
+        final = into / f"graph{path.suffix}"
+        if path == shop.graph:
+            final.write_bytes(path.read_bytes())
+        else:
+            _rename_all(path, final)
+        return Variant(
+            model_sha256=shop.model_sha256,
+            recipe=which,
+            dialect=form,
+            path=final.name,
+            sha256=sha256_record([sha256_file(p) for p in sorted(into.iterdir())]),
+            precisions=precisions(final) if final.suffix == ".onnx" else {"int8": _fake_quantised(final)},
+            passes=tuple(reports),
+        )
+
+    key = [shop.model_sha256, which, form, data.sha256 if data and needs_calibration(which) else "", _tools()]
+    folder, variant, _ = step(shop.cache, "variant", key, Variant, produce)
+    return folder, variant
+
+
+def _apply(one: Pass, shop: Workshop, form: str, path: Path, into: Path) -> tuple[Path, PassReport]:
+    """Run one pass of a recipe; the path of its result and what it did."""
+    import onnx
+
+    started = time.perf_counter()
+    before = ops(onnx.load(path, load_external_data=False))
+    note = ""
+    if one.name == "precision":
+        into, note = _precision(str(one.params["type"]), path, into)
+    elif one.name == "quantise-static":
+        rule = str(one.params["rule"])
+        held = quantise_static(path, _observations(shop), rule, one.params, DIALECTS[form], into)
+        n = shop.calibration.n if shop.calibration else 0
+        note = f"dialect {form}: {len(held)} ranges by {rule} from {n} samples"
+    elif one.name == "quantise-dynamic":
+        quantise_dynamic(path, into)
+    elif one.name == "quantise-nncf":
+        into = _nncf(str(one.params["preset"]), shop, path, into)
+        note = f"NNCF {importlib.metadata.version('nncf')}, preset {one.params['preset']}"
+    else:
+        raise ConversionFailed("applying", one.name, "no pass has this name", "Check the recipe")
+    after = ops(onnx.load(into, load_external_data=False)) if into.suffix == ".onnx" else {}
+    return into, PassReport(
+        name=one.name,
+        kept=True,
+        seconds=time.perf_counter() - started,
+        nodes_before=sum(before.values()),
+        nodes_after=sum(after.values()),
+        ops_before=before,
+        ops_after=after,
+        note=note,
+    )
+
+
+def _precision(kind: str, path: Path, into: Path) -> tuple[Path, str]:
+    import onnx
+    from edgekiln.compile.precision import to_bf16, to_fp16, weight_loss
+
+    model = onnx.load(path)
+    loss = weight_loss(model, kind)
+    onnx.save(to_fp16(model) if kind == "fp16" else to_bf16(model), into)
+    return into, str(loss)
+
+
+def _nncf(preset: str, shop: Workshop, path: Path, into: Path) -> Path:
+    from edgekiln.compile.quantise.nncf import quantise_openvino
+
+    assert shop.calibration is not None  # _variant refuses the recipe otherwise
+    return quantise_openvino(
+        path, shop.calibration.samples, shop.calibration.n, preset, into.with_suffix(".xml")
+    )
+
+
+def _observations(shop: Workshop) -> dict[str, Observation]:
+    """The activations' observations: one pass over the data for every static recipe and dialect."""
+    data = shop.calibration
+    assert data is not None  # _variant refuses the recipe otherwise
+
+    def produce(into: Path) -> _Observed:
+        seen = observe(shop.graph, data.samples(), shop.threads)
+        save(seen, into / "observations.npz")
+        return _Observed(tensors=len(seen))
+
+    folder, _, _ = step(shop.cache, "observe", [shop.model_sha256, data.sha256], _Observed, produce)
+    return load(folder / "observations.npz")
+
+
+def _rename_all(path: Path, final: Path) -> None:
+    """Rename a graph and the weights beside it (OpenVINO's .bin); earlier passes' results go."""
+    for part in path.parent.glob(f"{path.stem}.*"):
+        part.rename(final.with_suffix(part.suffix))
+    for old in final.parent.iterdir():
+        if old.stem != final.stem:
+            old.unlink()
+
+
+def _fake_quantised(path: Path) -> int:
+    return path.read_text(encoding="utf-8").count('type="FakeQuantize"')
+
+
+def _tools() -> dict[str, str]:
+    found = {}
+    for tool in TOOLS:
+        try:
+            found[tool] = importlib.metadata.version(tool)
+        except importlib.metadata.PackageNotFoundError:
+            found[tool] = "absent"
+    return found

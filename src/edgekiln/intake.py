@@ -1,0 +1,289 @@
+"""What a job brings: the model, its data, and the questions that must be settled before any work.
+
+Everything that the user did not say and the program assumed becomes a warning of the build.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from edgekiln.model.importers import import_model
+from numpy.typing import NDArray
+
+from edgekiln.cache import step
+from edgekiln.errors import BadInput
+from edgekiln.files import sha256_file, sha256_record
+from edgekiln.job import Job, input_shapes
+from edgekiln.model import data, preprocess, signature
+from edgekiln.records import Dataset, Model, Sample, TensorSpec
+
+RANDOM_SAMPLES = 8
+HELD_BACK = 0.25
+MAX_LABELS_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class Intake:
+    """``model.onnx`` in ``folder`` with a static signature, and its data sets. ``random`` marks that no
+    data was given, so that figures rest on seeded random inputs."""
+
+    folder: Path
+    model: Model
+    calibration: Dataset | None
+    evaluation: Dataset | None
+    holdout: Dataset | None
+    warnings: tuple[str, ...]
+
+    @property
+    def graph(self) -> Path:
+        return self.folder / self.model.path
+
+    @property
+    def random(self) -> bool:
+        return self.holdout is None
+
+
+def take_in(job: Job, cache: Path) -> Intake:
+    """Import the model and read the data of ``job``. Raises BadInput naming what can't be used."""
+    labels = read_labels(job.path(job.model.labels)) if job.model.labels else ()
+    folder, model = _imported(job, labels, cache)
+    pictures = None if job.data is None else data.scan(job.path(job.data), labelled=False)
+    warnings = list(model.warnings)
+    model, more = _settled(job, model, pictures)
+    warnings += more
+    evaluation = None
+    if job.eval is not None:
+        evaluation = data.scan(job.path(job.eval), labels=model.labels, labelled=True)
+        _check_labels(evaluation, model)
+    calibration, holdout = pictures, None
+    if job.holdout is not None:
+        holdout = data.scan(job.path(job.holdout), labelled=False)
+    elif pictures is not None and len({s.sha256 for s in pictures.samples}) > 1:
+        calibration, holdout = data.split(pictures, 1 - HELD_BACK)
+    elif evaluation is not None:
+        holdout = evaluation
+    if calibration is not None and holdout is not None:
+        shared = {s.sha256 for s in calibration.samples} & {s.sha256 for s in holdout.samples}
+        if shared:
+            warnings.append(
+                f"{len(shared)} files are both in the calibration and in the holdout data: "
+                "agreement on them flatters the quantised artifacts"
+            )
+    if holdout is None:
+        warnings.append(
+            "no data was given: nothing can be calibrated, accuracy is not known, and parity rests on "
+            f"{RANDOM_SAMPLES} random inputs; give --data with pictures like those of the field"
+        )
+    intake = Intake(folder, model, calibration, evaluation, holdout, tuple(warnings))
+    next(iter(samples(intake, holdout)))  # shapes that do not fit are an error now, not a row later
+    return intake
+
+
+def samples(intake: Intake, dataset: Dataset | None) -> Iterator[dict[str, NDArray[Any]]]:
+    """The model's inputs for each sample of ``dataset``, or seeded random ones where it is None."""
+    if dataset is not None:
+        yield from data.inputs(dataset, intake.model)
+        return
+    rng = np.random.default_rng(0)
+    for _ in range(RANDOM_SAMPLES):
+        yield {spec.name: _random(spec, rng) for spec in intake.model.signature.inputs}
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """Class names, one a line; blank lines at the end do not count."""
+    try:
+        if path.stat().st_size > MAX_LABELS_BYTES:
+            raise BadInput(
+                "reading the labels", path, "the file is larger than 16 MiB", "Give one name a line"
+            )
+        names = path.read_text(encoding="utf-8").rstrip().splitlines()
+    except FileNotFoundError as error:
+        raise BadInput("reading the labels", path, "there is no such file", "Check the path") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(
+            "reading the labels", path, f"it is no UTF-8 text ({error})", "Save it as UTF-8"
+        ) from error
+    if not names:
+        raise BadInput("reading the labels", path, "it is empty", "Give one class name a line")
+    return tuple(name.strip() for name in names)
+
+
+# ---------------------------------------------------------------- the model
+
+
+def _imported(job: Job, labels: tuple[str, ...], cache: Path) -> tuple[Path, Model]:
+    source, weights = job.model.source, job.model.weights
+    search = (Path(job.base).resolve(), Path.cwd())
+    is_file = ":" not in source or job.path(source).exists()
+    located = str(job.path(source)) if is_file else source
+    weights_path = None if weights is None else str(job.path(weights))
+    preset = job.preprocess
+
+    def produce(into: Path) -> Model:
+        return import_model(
+            located,
+            into,
+            name=job.name,
+            weights=weights_path,
+            input_shapes=input_shapes(job.model),
+            preprocess=preset,
+            labels=labels,
+            task=job.model.task,
+            search_path=search,
+        )
+
+    code = _code_of(Path(located)) if is_file else _factory_code(source, search)
+    if code is None or (weights_path is not None and not Path(weights_path).is_file()):
+        # Not to be had: the importer says so better than a cache key could.
+        code = {"missing": source}
+    key = [job.name, located, code, weights_path and _hash_of(weights_path), input_shapes(job.model)]
+    folder, model, _ = step(cache, "import", [*key, preset, labels, job.model.task, _torch()], Model, produce)
+    return folder, model
+
+
+def _code_of(path: Path) -> dict[str, str] | None:
+    """Hashes of a model file and of all that lies beside it with the same stem (external weights)."""
+    if not path.is_file():
+        return None
+    parts = [path, *(p for p in path.parent.glob(f"{path.stem}*") if p.is_file() and p != path)]
+    return {p.name: sha256_file(p) for p in sorted(parts)[:64]}
+
+
+def _factory_code(source: str, search: tuple[Path, ...]) -> dict[str, str] | None:
+    """Hashes of the Python files beside a factory's module, which it may import."""
+    module = source.split(":")[0]
+    inner = Path(*module.split("."))
+    for base in search:
+        for candidate in (base / inner.with_suffix(".py"), base / inner / "__init__.py"):
+            if candidate.is_file():
+                files = sorted(candidate.parent.rglob("*.py"))[:1000]
+                return {str(p.relative_to(candidate.parent)): sha256_file(p) for p in files}
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return None
+    return None if spec is None or spec.origin is None else {spec.origin: sha256_file(Path(spec.origin))}
+
+
+def _hash_of(path: str) -> str:
+    return sha256_file(Path(path)) if Path(path).is_file() else "missing"
+
+
+def _torch() -> str:
+    import importlib.metadata
+
+    try:
+        return importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"
+
+
+# ---------------------------------------------------------------- what was left open
+
+
+def _settled(job: Job, model: Model, pictures: Dataset | None) -> tuple[Model, list[str]]:
+    """Static shapes and a preprocessing, with a warning for each thing that was assumed."""
+    warnings: list[str] = []
+    given = input_shapes(job.model)
+    spec = model.signature.inputs[0]
+    takes_pictures = len(model.signature.inputs) == 1 and signature.image_layout(spec) is not None
+    size: tuple[int, int] | None = None
+    if "" in given and takes_pictures:
+        shape = given[""]
+        size = (shape[2], shape[3]) if signature.image_layout(spec) == "NCHW" else (shape[1], shape[2])
+    if job.preprocess is not None:
+        size = (job.preprocess.height, job.preprocess.width)
+    open_size = takes_pictures and any(isinstance(n, str) for n in _spatial(spec))
+    if open_size and size is None and pictures is not None and _has_pictures(pictures):
+        size, warning = data.choose_size(pictures)
+        warnings.append(warning)
+    shapes = dict(given) or _defaults(model, size)
+    fixed = signature.fix_shapes(model.signature, shapes)
+    left = [i for i in fixed.inputs if any(isinstance(n, str) for n in i.shape)]
+    if left:
+        names = ", ".join(f"{i.name} {'x'.join(map(str, i.shape))}" for i in left)
+        raise BadInput(
+            "fixing the shapes of",
+            model.name,
+            f"some axes are still open: {names}",
+            "Give --input-shape NAME=1x…",
+        )
+    model = msgspec.structs.replace(model, signature=fixed)
+    if model.preprocess is None and takes_pictures and (pictures is None or _has_pictures(pictures)):
+        chosen, warning = preprocess.default_for(fixed.inputs[0])
+        model = msgspec.structs.replace(model, preprocess=chosen)
+        warnings.append(warning)
+    elif model.preprocess is not None and takes_pictures:
+        preprocess.check(model.preprocess, fixed.inputs[0])
+    return model, warnings
+
+
+def _spatial(spec: TensorSpec) -> tuple[int | str, ...]:
+    return spec.shape[2:] if signature.image_layout(spec) == "NCHW" else spec.shape[1:3]
+
+
+def _defaults(model: Model, size: tuple[int, int] | None) -> dict[str, tuple[int, ...]]:
+    """An open first axis is a batch of one; open height and width become ``size``."""
+    shapes = {}
+    for spec in model.signature.inputs:
+        shape = list(spec.shape)
+        if shape and isinstance(shape[0], str):
+            shape[0] = 1
+        layout = signature.image_layout(spec)
+        if size is not None and layout is not None:
+            at = 2 if layout == "NCHW" else 1
+            shape[at : at + 2] = size
+        numbers = tuple(n for n in shape if isinstance(n, int))
+        if len(numbers) == len(shape):
+            shapes[spec.name] = numbers
+    return shapes
+
+
+def _has_pictures(dataset: Dataset) -> bool:
+    return any(not _is_tensor(s) for s in dataset.samples)
+
+
+def _is_tensor(sample: Sample) -> bool:
+    return Path(sample.path).suffix.lower() in data.TENSORS
+
+
+def _check_labels(dataset: Dataset, model: Model) -> None:
+    """Every label is an index into the model's scores."""
+    if model.task != "classification":
+        raise BadInput(
+            "reading the labelled data",
+            dataset.root,
+            f"the model's task is '{model.task}', which has no classes",
+            'Leave --eval out, or say task = "classification"',
+        )
+    classes = math.prod(n for n in model.signature.outputs[0].shape[1:] if isinstance(n, int))
+    worst = max((s.label for s in dataset.samples if s.label is not None), default=0)
+    if worst >= classes:
+        raise BadInput(
+            "reading the labelled data",
+            dataset.root,
+            f"label {worst} is not among the model's {classes} classes",
+            "Check the labels, or the order of the class names",
+        )
+
+
+def _random(spec: TensorSpec, rng: np.random.Generator) -> NDArray[Any]:
+    shape = tuple(n if isinstance(n, int) else 1 for n in spec.shape)
+    kind = np.dtype(spec.dtype)
+    if np.issubdtype(kind, np.floating):
+        return rng.standard_normal(shape).astype(kind)
+    if kind == np.bool_:
+        return rng.integers(0, 2, shape).astype(kind)
+    return rng.integers(0, 2, shape).astype(kind)
+
+
+def dataset_key(dataset: Dataset | None, model: Model) -> str:
+    """Names a data set as this model sees it: contents, preprocessing and signature."""
+    return sha256_record([dataset and dataset.sha256, model.preprocess, model.signature])
