@@ -182,6 +182,7 @@ def test_cgroup_version_1_with_joined_controllers_and_its_way_to_say_no_limit(tm
         },
     )
     host = probe(root, said())
+    assert linux.memory_limit(root) is None
     assert host.threads == 1  # half a core still runs one thread
     assert host.figures["cpu_quota"].value == 0.5
     assert host.figures["memory_bytes"].value == 8 * GIB
