@@ -22,7 +22,7 @@ from edgekiln.errors import BadInput
 from edgekiln.files import sha256_file, sha256_record
 from edgekiln.job import Job, input_shapes
 from edgekiln.model import data, preprocess, signature
-from edgekiln.records import Dataset, Model, Sample, TensorSpec
+from edgekiln.records import Dataset, Model, Sample, Signature, TensorSpec
 
 RANDOM_SAMPLES = 8
 HELD_BACK = 0.25
@@ -91,9 +91,14 @@ def samples(intake: Intake, dataset: Dataset | None) -> Iterator[dict[str, NDArr
     if dataset is not None:
         yield from data.inputs(dataset, intake.model)
         return
-    rng = np.random.default_rng(0)
-    for _ in range(RANDOM_SAMPLES):
-        yield {spec.name: _random(spec, rng) for spec in intake.model.signature.inputs}
+    for seed in range(RANDOM_SAMPLES):
+        yield random_inputs(intake.model.signature, seed)
+
+
+def random_inputs(sig: Signature, seed: int = 0) -> dict[str, NDArray[Any]]:
+    """Seeded arrays that fit a static signature: normal floats, zeros and ones for the rest."""
+    rng = np.random.default_rng(seed)
+    return {spec.name: _random(spec, rng) for spec in sig.inputs}
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
@@ -279,8 +284,6 @@ def _random(spec: TensorSpec, rng: np.random.Generator) -> NDArray[Any]:
     kind = np.dtype(spec.dtype)
     if np.issubdtype(kind, np.floating):
         return rng.standard_normal(shape).astype(kind)
-    if kind == np.bool_:
-        return rng.integers(0, 2, shape).astype(kind)
     return rng.integers(0, 2, shape).astype(kind)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from edgekiln import __version__
+from edgekiln.benching import float_artifact
 from edgekiln.bundle import SUFFIX
 from edgekiln.bundle.pack import pack
 from edgekiln.cache import default_root, step
@@ -22,8 +23,8 @@ from edgekiln.compile.graph import optimise
 from edgekiln.compile.make import Calibration, Workshop, make, plan
 from edgekiln.compile.targets import PLANNED, TARGETS
 from edgekiln.devices import Device, load
-from edgekiln.engines import Arrays, open_engine
-from edgekiln.errors import BadInput, EdgekilnError, MachineFault, NotRunnableHere, did_you_mean
+from edgekiln.engines import Arrays, Runner, open_engine
+from edgekiln.errors import BadInput, EdgekilnError, MachineFault, did_you_mean
 from edgekiln.files import disk_errors, write_bytes, write_json
 from edgekiln.intake import Intake, dataset_key, samples, take_in
 from edgekiln.job import Job
@@ -76,7 +77,7 @@ def build(job: Job, progress: Progress | None = None, cache: Path | None = None)
     devices = tuple(load(name) for name in dict.fromkeys(job.devices))
     _check_search(job)
     where = fingerprint()
-    threads = job.search.threads or min(int(where["cpus"]), 4)
+    threads = job.search.threads or min(int(where["cpus_usable"]), 4)
     say.expect(4 + sum(len(plan(d, t, job.search.recipes)) * 2 for d in devices for t in _targets(d, job)))
     with say.step("read the model and the data"):
         intake = take_in(job, store)
@@ -218,14 +219,17 @@ def _timed(
     here = [m for m in made if m.device.name == "host" and m.artifact.engine == m.artifact.proof_engine]
     if not here:
         return {}
-    contenders = tuple(Contender(m.artifact.id, m.folder, m.artifact, m.artifact.engine) for m in here)
+    contenders = tuple(
+        Contender(id=m.artifact.id, folder=str(m.folder), artifact=m.artifact, engine=m.artifact.engine)
+        for m in here
+    )
     sample = next(iter(samples(intake, intake.holdout)))
 
     def produce(into: Path) -> _Timings:
-        return _Timings(results=measure(contenders, sample, threads, min_samples=count, progress=say.note))
+        return _Timings(results=measure(contenders, sample, threads, min_samples=count, progress=None))
 
     key = [[m.artifact.id, m.artifact.files, m.artifact.options] for m in here]
-    machine = {k: v for k, v in fingerprint().items() if k != "kernel"}
+    machine = fingerprint()
     _, found, _ = step(store, "timing", [key, threads, count, machine], _Timings, produce)
     return {t.id: t for t in found.results}
 
@@ -376,19 +380,8 @@ def _provenance(intake: Intake) -> dict[str, Scalar]:
     return found
 
 
-def _float_runner(intake: Intake, threads: int):  # type: ignore[no-untyped-def]
-    plain = Artifact(
-        id="float",
-        target="onnxruntime",
-        recipe="fp32",
-        engine="onnxruntime",
-        proof_engine="onnxruntime",
-        entry=intake.model.path,
-        files=(),
-        options={},
-        tools={},
-        precisions={},
-    )
+def _float_runner(intake: Intake, threads: int) -> Runner:
+    plain = float_artifact(intake.model.path, "float")
     return open_engine("onnxruntime", plain, intake.folder, threads)
 
 
@@ -401,4 +394,4 @@ def _from(stream: Iterator[Arrays], start: int) -> Iterator[Arrays]:
 def _where() -> str:
     """This machine in a few words: what stands beside every figure it gave."""
     found = fingerprint()
-    return f"{found['cpu']} ({found['cpus']} CPUs)"
+    return f"{found.get('cpu_model', 'unknown CPU')} ({found['cpus_usable']} CPUs)"

@@ -150,6 +150,7 @@ def _apply(one: Pass, shop: Workshop, form: str, path: Path, into: Path) -> tupl
 
 def _precision(kind: str, path: Path, into: Path) -> tuple[Path, str]:
     import onnx
+
     from edgekiln.compile.precision import to_bf16, to_fp16, weight_loss
 
     model = onnx.load(path)

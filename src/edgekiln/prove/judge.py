@@ -125,7 +125,7 @@ def judge(
             *parity_evidence(parity, "measured", where, when, environment),
             *accuracy_evidence(tally, against.tally, "measured", where, when, environment),
         )
-        made = golden.record(runner, firsts, into, artifact)
+        made = golden.record(runner, artifact, firsts, into)
     finally:
         runner.close()
     return Judged(evidence=evidence, top1=tuple(tally.top1), golden=made)

@@ -1,0 +1,86 @@
+"""The verbs as Python functions where the command line's form is not already one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from edgekiln.job import BudgetOrder, Job, ModelOrder, SearchOrder, check, load, parse_shape
+from edgekiln.progress import Progress
+from edgekiln.records import Decision, Preprocess
+
+if TYPE_CHECKING:
+    from edgekiln.inspection import Inspection
+
+
+def build(
+    model: str | Path | Job,
+    *,
+    devices: tuple[str, ...] | list[str] = ("host",),
+    data: str | Path | None = None,
+    holdout: str | Path | None = None,
+    eval: str | Path | None = None,
+    labels: str | Path | None = None,
+    weights: str | Path | None = None,
+    input_shape: str | dict[str, str] | None = None,
+    preprocess: Preprocess | None = None,
+    out: str | Path = "edgekiln-out",
+    cache: str | Path | None = None,
+    targets: tuple[str, ...] | None = None,
+    recipes: tuple[str, ...] | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    **budget: float,
+) -> Decision:
+    """Build ``model`` (a file, a factory, a job file, or a Job) and return the decision.
+
+    ``budget`` takes the command line's figures: max_drop, agreement, sqnr_db, latency_ms, memory_mb,
+    size_mb. Where no artifact meets it, ``Decision.met`` is False and everything is written all the same.
+    A Job or a job file is taken as it is. Raises the errors of ``edgekiln.errors``.
+    """
+    from edgekiln.road import build as run
+
+    if isinstance(model, Job):
+        job = model
+    elif str(model).endswith(".toml"):
+        job = load(Path(model))
+    else:
+        order = ModelOrder(
+            source=str(model), weights=_text(weights), labels=_text(labels), input_shape=input_shape
+        )
+        job = Job(
+            model=order,
+            devices=tuple(devices),
+            data=_text(data),
+            holdout=_text(holdout),
+            eval=_text(eval),
+            out=str(out),
+            preprocess=preprocess,
+            budget=msgspec.convert(budget, type=BudgetOrder),
+            search=SearchOrder(targets=targets, recipes=recipes, threads=threads),
+        )
+        check(job, model)
+    return run(job, progress, None if cache is None else Path(cache)).decision
+
+
+def inspect(
+    model: str | Path,
+    *,
+    weights: str | Path | None = None,
+    input_shape: str | dict[str, str] | None = None,
+    ask_targets: bool = True,
+) -> Inspection:
+    """Signature, operators, cost, and what each target says to a model."""
+    from edgekiln.inspection import inspect as look
+
+    given = input_shape or {}
+    table = given if isinstance(given, dict) else {"": given}
+    shapes = {name: parse_shape(text) for name, text in table.items()}
+    job = Job(model=ModelOrder(source=str(model), weights=_text(weights)))
+    return look(job, shapes, ask_targets=ask_targets)
+
+
+def _text(path: Any) -> str | None:
+    return None if path is None else str(path)

@@ -1,0 +1,109 @@
+"""``edgekiln bench``: one model or bundle, or two against each other, alternated in one run."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from edgekiln.bundle import SUFFIX
+from edgekiln.bundle.unpack import opened
+from edgekiln.errors import BadInput
+from edgekiln.intake import random_inputs
+from edgekiln.model import signature
+from edgekiln.model.importers import import_model
+from edgekiln.progress import Progress
+from edgekiln.prove.bench import BenchResult, compare
+from edgekiln.prove.timing import Contender
+from edgekiln.records import Artifact, Signature
+
+
+def bench(
+    first: Path,
+    against: Path | None = None,
+    *,
+    shapes: dict[str, tuple[int, ...]] | None = None,
+    threads: int = 2,
+    samples: int = 200,
+    progress: Progress | None = None,
+) -> BenchResult:
+    """Time ``first`` (an ONNX file or a bundle), alone or alternated with ``against``.
+
+    Both get the same seeded random input. Raises BadInput where the two take different inputs, or a
+    file can't be read; an engine that does not run here is a failed contender of the result.
+    """
+    with contextlib.ExitStack() as stack:
+        a, takes = stack.enter_context(_contender(first, shapes or {}, "a"))
+        b = None
+        if against is not None:
+            b, other = stack.enter_context(_contender(against, shapes or {}, "b"))
+            if other.inputs != takes.inputs:
+                raise BadInput(
+                    "comparing",
+                    f"{first.name} with {against.name}",
+                    f"they take different inputs ({_said(takes)} against {_said(other)})",
+                    "Compare artifacts of one model, or give --input-shape",
+                )
+        if progress is not None:
+            progress.note(f"timing on {threads} threads, {samples} samples each")
+        inputs: dict[str, NDArray[Any]] = random_inputs(takes)
+        return compare(a, b, inputs, threads, min_samples=samples)
+
+
+@contextlib.contextmanager
+def _contender(
+    path: Path, shapes: dict[str, tuple[int, ...]], prefix: str
+) -> Iterator[tuple[Contender, Signature]]:
+    if path.suffix == SUFFIX:
+        with opened(path) as held:
+            artifact = held.manifest.artifact
+            made = Contender(
+                id=f"{prefix}: {path.name}",
+                folder=str(held.model_folder),
+                artifact=artifact,
+                engine=artifact.engine,
+            )
+            yield made, held.manifest.signature
+        return
+    with tempfile.TemporaryDirectory(prefix="edgekiln-") as scratch:
+        model = import_model(str(path), Path(scratch))
+        static = signature.fix_shapes(model.signature, shapes or _batch_of_one(model.signature))
+        artifact = float_artifact(model.path, f"{prefix}: {path.name}")
+        yield Contender(id=artifact.id, folder=scratch, artifact=artifact, engine=artifact.engine), static
+
+
+def float_artifact(entry: str, name: str) -> Artifact:
+    """A float ONNX file as it is, for ONNX Runtime."""
+    return Artifact(
+        id=name,
+        target="onnxruntime",
+        recipe="fp32",
+        engine="onnxruntime",
+        proof_engine="onnxruntime",
+        entry=entry,
+        files=(),
+        options={},
+        tools={},
+        precisions={},
+    )
+
+
+def _batch_of_one(takes: Signature) -> dict[str, tuple[int, ...]]:
+    """An open first axis is a batch of one; any other open axis needs --input-shape."""
+    shapes = {}
+    for spec in takes.inputs:
+        shape = tuple(1 if at == 0 and isinstance(n, str) else n for at, n in enumerate(spec.shape))
+        numbers = tuple(n for n in shape if isinstance(n, int))
+        if len(numbers) != len(shape):
+            why = f"input {spec.name} is open: {'x'.join(map(str, spec.shape))}"
+            raise BadInput("timing", spec.name, why, "Give --input-shape, such as 1x3x640x640")
+        shapes[spec.name] = numbers
+    return shapes
+
+
+def _said(takes: Signature) -> str:
+    return ", ".join(f"{i.name} {'x'.join(map(str, i.shape))}" for i in takes.inputs)

@@ -1,0 +1,138 @@
+"""The command line: one verb, one call. Parsing is light; a verb's packages load when it runs.
+
+Exit codes: 0 done, 1 no artifact meets the budget (or a bundle no longer gives its golden outputs),
+2 bad input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from edgekiln import __version__
+from edgekiln.errors import EdgekilnError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb. Returns the exit code; no traceback reaches the user without ``--debug``."""
+    given = parser().parse_args(arguments)
+    try:
+        from edgekiln.cli import commands
+
+        code: int = getattr(commands, given.verb)(given)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        print("interrupted: finished steps are kept, run the same command to go on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except EdgekilnError as error:
+        if given.debug:
+            raise
+        _tell(error, given.json)
+        return error.exit_code
+    except MemoryError:
+        if given.debug:
+            raise
+        print("error: out of memory\n  cure: give fewer --threads or a smaller model", file=sys.stderr)
+        return 2
+    except Exception as error:
+        if given.debug:
+            raise
+        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+        print("  this is a fault of edgekiln; run again with --debug and report it", file=sys.stderr)
+        return 2
+
+
+def _tell(error: EdgekilnError, as_json: bool) -> None:
+    if as_json:
+        import json
+
+        fields = {"doing": error.doing, "to": error.to, "why": error.why, "cure": error.cure}
+        print(json.dumps({"error": fields}, ensure_ascii=False))
+    print(f"error: {error.doing} {error.to}", file=sys.stderr)
+    print(f"  why:  {error.why}", file=sys.stderr)
+    print(f"  cure: {error.cure}", file=sys.stderr)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The grammar of all verbs."""
+    top = argparse.ArgumentParser(
+        prog="edgekiln",
+        description="One trained model in; verified, measured packages for every edge device out.",
+        epilog="exit codes: 0 done, 1 no artifact meets the budget, 2 bad input, 130 interrupted",
+    )
+    top.add_argument("--version", action="version", version=f"edgekiln {__version__}")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
+    common.add_argument("--debug", action="store_true", help="show tracebacks")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(name: str, summary: str) -> argparse.ArgumentParser:
+        return verbs.add_parser(name, help=summary, description=summary, parents=[common])
+
+    _build(verb("build", "build, prove and bundle a model for devices"))
+    inspect = verb("inspect", "show a model's signature, operators, cost, and what each target says to it")
+    _model(inspect)
+    inspect.add_argument("--no-targets", action="store_true", help="do not ask the targets")
+    devices = verb("devices", "show the catalogue, or one device with the source of every figure")
+    devices.add_argument("name", nargs="?", metavar="NAME")
+    verify = verb("verify", "check a bundle's hashes, manifest and golden outputs")
+    verify.add_argument("bundle", metavar="BUNDLE")
+    run = verb("run", "run pictures through a bundle")
+    run.add_argument("bundle", metavar="BUNDLE")
+    run.add_argument("images", metavar="IMAGE", nargs="+")
+    run.add_argument("--threads", type=_count, default=2)
+    bench = verb("bench", "time a model or bundle, alone or alternated with another")
+    bench.add_argument("model", metavar="MODEL_OR_BUNDLE")
+    bench.add_argument("--against", metavar="OTHER")
+    bench.add_argument("--input-shape", metavar="1x3x224x224", action="append", default=[])
+    bench.add_argument("--threads", type=_count, default=2)
+    bench.add_argument("--samples", type=_count, default=200)
+    verb("doctor", "show which targets can convert and run here, and how to add the others")
+    return top
+
+
+def _model(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("model", metavar="MODEL", help="model.onnx, package.module:factory, or program.pt2")
+    verb.add_argument("--weights", metavar="FILE", help="state dict (.pth) or .safetensors for a factory")
+    verb.add_argument(
+        "--input-shape",
+        metavar="1x3x224x224",
+        action="append",
+        default=[],
+        help="fixes the input's shape; NAME=1x3x224x224 for one of several",
+    )
+
+
+def _build(verb: argparse.ArgumentParser) -> None:
+    _model(verb)
+    verb.add_argument("--device", action="append", metavar="NAME", help="repeat for several; default host")
+    verb.add_argument("--data", metavar="DIR", help="pictures (or .npz) like those of the field")
+    verb.add_argument("--holdout", metavar="DIR", help="others, on which agreement is judged")
+    verb.add_argument("--eval", metavar="DIR", help="labelled: class folders, or a CSV with path,label")
+    verb.add_argument("--labels", metavar="FILE", help="class names, one a line")
+    verb.add_argument("--task", choices=["classification", "tensors"])
+    verb.add_argument("--max-drop", type=float, metavar="0.01", help="top-1 that may be lost, as a share")
+    verb.add_argument("--agreement", type=float, metavar="0.97", help="least agreement with the float model")
+    verb.add_argument("--sqnr-db", type=float, metavar="20", help="least signal to quantisation noise")
+    verb.add_argument("--latency-ms", type=float, metavar="50", help="95th percentile")
+    verb.add_argument("--size-mb", type=float, metavar="20")
+    verb.add_argument("--memory-mb", type=float, metavar="200", help="peak of the process")
+    verb.add_argument("--target", action="append", metavar="NAME", help="only these targets")
+    verb.add_argument("--recipe", action="append", metavar="NAME", help="only these recipes")
+    verb.add_argument("--threads", type=_count)
+    verb.add_argument("--samples", type=_count, help="timed calls of each artifact")
+    verb.add_argument("--out", metavar="DIR", help="default edgekiln-out")
+    verb.add_argument("--cache", metavar="DIR", help="finished steps; default is the user's cache folder")
+    verb.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return number

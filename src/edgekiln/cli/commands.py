@@ -1,0 +1,161 @@
+"""The verbs: each turns arguments into one call and prints its answer."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edgekiln.cli import show
+from edgekiln.errors import BadInput
+from edgekiln.job import BudgetOrder, Job, ModelOrder, SearchOrder, check, load, parse_shape
+from edgekiln.progress import shown
+
+
+def build(given: argparse.Namespace) -> int:
+    from edgekiln.report.terminal import print_build
+    from edgekiln.road import build as run
+
+    job = _job(given)
+    with shown(silent=given.quiet) as progress:
+        result = run(job, progress, Path(given.cache) if given.cache else None)
+    if given.json:
+        _print_json(result.decision)
+    else:
+        print_build(result, show.console(), job.path(job.out))
+    return 0 if result.decision.met else 1
+
+
+def inspect(given: argparse.Namespace) -> int:
+    from edgekiln.inspection import inspect as look
+
+    order = ModelOrder(source=given.model, weights=given.weights)
+    found = look(Job(model=order), _shapes(given), ask_targets=not given.no_targets)
+    return _answer(given, found, show.inspection)
+
+
+def devices(given: argparse.Namespace) -> int:
+    from edgekiln.devices import load as load_device
+    from edgekiln.devices import names
+
+    if given.name:
+        return _answer(given, load_device(given.name), show.device)
+    return _answer(given, tuple(load_device(name) for name in names()), show.catalogue)
+
+
+def verify(given: argparse.Namespace) -> int:
+    from edgekiln.verification import verify as check_bundle
+
+    found = check_bundle(Path(given.bundle))
+    _answer(given, found, show.verification)
+    return 1 if found.golden is False else 0
+
+
+def run(given: argparse.Namespace) -> int:
+    from edgekiln.runtime.once import run as predict
+
+    predictions, rejected = predict(Path(given.bundle), [Path(i) for i in given.images], given.threads)
+    if given.json:
+        _print_json({"predictions": predictions, "rejected": rejected})
+    else:
+        show.predictions(predictions, rejected)
+    return 0 if predictions else 2
+
+
+def bench(given: argparse.Namespace) -> int:
+    from edgekiln.benching import bench as time_it
+
+    against = None if given.against is None else Path(given.against)
+    with shown(silent=given.json) as progress:
+        found = time_it(
+            Path(given.model),
+            against,
+            shapes=_shapes(given),
+            threads=given.threads,
+            samples=given.samples,
+            progress=progress,
+        )
+    _answer(given, found, show.bench)
+    return 0 if found.a_percentiles and (against is None or found.b_percentiles) else 2
+
+
+def doctor(given: argparse.Namespace) -> int:
+    from edgekiln.diagnosis import doctor as look
+
+    return _answer(given, look(), show.doctor)
+
+
+# ---------------------------------------------------------------- arguments and answers
+
+
+def _job(given: argparse.Namespace) -> Job:
+    """The job file with the command line's figures laid over it, or a job of the command line alone."""
+    is_file = Path(given.model).suffix == ".toml"
+    job = load(Path(given.model)) if is_file else Job(model=ModelOrder(source=given.model))
+    here = Path.cwd()
+
+    def path(text: str | None) -> str | None:
+        # Paths of the command line are relative to the working folder, whatever the job's base is.
+        return text if text is None or text.startswith("package:") else str(here / text)
+
+    shapes = _shapes(given)
+    text = {name: "x".join(map(str, shape)) for name, shape in shapes.items()}
+    model = _laid_over(
+        job.model,
+        weights=path(given.weights),
+        labels=path(given.labels),
+        task=given.task,
+        input_shape=None if not text else (text[""] if "" in text else text),
+    )
+    budget = _laid_over(job.budget, **{f: getattr(given, f, None) for f in BudgetOrder.__struct_fields__})
+    search = _laid_over(
+        job.search,
+        targets=None if given.target is None else tuple(given.target),
+        recipes=None if given.recipe is None else tuple(given.recipe),
+        threads=given.threads,
+        samples=given.samples,
+    )
+    job = _laid_over(
+        job,
+        model=model,
+        budget=budget,
+        search=search,
+        devices=None if given.device is None else tuple(given.device),
+        data=path(given.data),
+        holdout=path(given.holdout),
+        eval=path(given.eval),
+        out=path(given.out),
+    )
+    check(job, given.model)
+    assert isinstance(search, SearchOrder)
+    return job
+
+
+def _laid_over(record: Any, **changes: Any) -> Any:
+    """``record`` with the changes that were given (None: not given)."""
+    return msgspec.structs.replace(record, **{k: v for k, v in changes.items() if v is not None})
+
+
+def _shapes(given: argparse.Namespace) -> dict[str, tuple[int, ...]]:
+    found = {}
+    for text in given.input_shape:
+        name, _, shape = text.rpartition("=")
+        if name in found:
+            raise BadInput("reading --input-shape", text, "this input has a shape already", "Give it once")
+        found[name] = parse_shape(shape)
+    return found
+
+
+def _answer(given: argparse.Namespace, found: Any, print_it: Any) -> int:
+    if given.json:
+        _print_json(found)
+    else:
+        print_it(found)
+    return 0
+
+
+def _print_json(found: Any) -> None:
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(found), indent=2).decode() + "\n")

@@ -1,0 +1,66 @@
+"""``edgekiln doctor``: which targets can convert and run here, and the command for what is missing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+
+from edgekiln.compile.targets import PLANNED, TARGETS
+from edgekiln.prove.environment import fitness
+from edgekiln.records import Record
+
+# Distribution and module that converting for a target, running it here, and checking it need.
+_NEEDS: dict[str, dict[str, tuple[str, str, str]]] = {
+    "onnxruntime": {"convert": ("onnxruntime", "onnxruntime", ""), "run": ("onnxruntime", "onnxruntime", "")},
+    "openvino": {
+        "convert": ("openvino", "openvino", "openvino"),
+        "quantise": ("nncf", "nncf", "openvino"),
+        "run": ("openvino", "openvino", "openvino"),
+    },
+    "tensorrt": {
+        "convert": ("onnx", "onnx", ""),
+        "check": ("tensorrt-rtx", "tensorrt_rtx", "tensorrt"),
+        "run": ("tensorrt", "tensorrt", "-"),
+    },
+}
+_IMPORTERS = {
+    "ONNX files": ("onnx", "onnx", ""),
+    "PyTorch": ("torch", "torch", "torch"),
+    "PyTorch's exporter": ("onnxscript", "onnxscript", "torch"),
+    "safetensors": ("safetensors", "safetensors", "torch"),
+}
+
+
+class Ability(Record, frozen=True, kw_only=True):
+    """One thing that this installation can or can't do; ``cure`` is the command that adds it."""
+
+    subject: str
+    ability: str
+    there: bool
+    version: str = ""
+    cure: str = ""
+
+
+class Diagnosis(Record, frozen=True, kw_only=True):
+    abilities: tuple[Ability, ...]
+    planned: tuple[str, ...]
+    unfit: tuple[str, ...]
+
+
+def doctor() -> Diagnosis:
+    """Look for the packages without importing them, and at this machine's fitness to measure on."""
+    found = [_ability(target, what, *need) for target in TARGETS for what, need in _NEEDS[target].items()]
+    found += [_ability(name, "import", *need) for name, need in _IMPORTERS.items()]
+    return Diagnosis(abilities=tuple(found), planned=PLANNED, unfit=fitness())
+
+
+def _ability(subject: str, what: str, distribution: str, module: str, extra: str) -> Ability:
+    there = importlib.util.find_spec(module) is not None
+    try:
+        version = importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        version = ""
+    cure = ""
+    if not there:
+        cure = f"pip install 'edgekiln[{extra}]'" if extra.isalpha() else "comes with JetPack, on the device"
+    return Ability(subject=subject, ability=what, there=there, version=version if there else "", cure=cure)

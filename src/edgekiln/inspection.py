@@ -1,0 +1,94 @@
+"""``edgekiln inspect``: what a model is, what it costs, and what each target would say to it."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from edgekiln.compile.targets import TARGETS
+from edgekiln.devices import Device, load
+from edgekiln.errors import EdgekilnError
+from edgekiln.files import sha256_file
+from edgekiln.job import Job
+from edgekiln.model import signature
+from edgekiln.model.cost import Cost, cost
+from edgekiln.model.importers import import_model
+from edgekiln.records import Model, Record
+
+# A device of each target's kind, for questions that need one.
+_TYPICAL = {"onnxruntime": "host", "openvino": "host", "tensorrt": "jetson-orin-nano-8gb"}
+
+
+class Word(Record, frozen=True, kw_only=True):
+    """What one target says to the float graph: it takes it, or why it does not (``accepts`` None: not asked)."""
+
+    target: str
+    accepts: bool | None
+    says: str
+
+
+class Inspection(Record, frozen=True, kw_only=True):
+    """``cost`` is at ``cost.shapes``; None with the reason in ``cost_reason`` where axes are open."""
+
+    model: Model
+    opset: int
+    cost: Cost | None
+    cost_reason: str
+    words: tuple[Word, ...]
+
+
+def inspect(job: Job, shapes: dict[str, tuple[int, ...]], ask_targets: bool = True) -> Inspection:
+    """Import ``job.model`` and look at it. Raises BadInput for a model that can't be read."""
+    import onnx
+
+    located = job.path(job.model.source)
+    source = str(located) if located.exists() or ":" not in job.model.source else job.model.source
+    with tempfile.TemporaryDirectory(prefix="edgekiln-") as scratch:
+        folder = Path(scratch)
+        model = import_model(
+            source,
+            folder,
+            weights=None if job.model.weights is None else str(job.path(job.model.weights)),
+            input_shapes=shapes,
+            preprocess=job.preprocess,
+            search_path=(Path(job.base).resolve(), Path.cwd()),
+        )
+        graph = folder / model.path
+        proto = onnx.load(graph)
+        opset = next((o.version for o in proto.opset_import if o.domain in {"", "ai.onnx"}), 0)
+        counted, reason = None, ""
+        try:
+            counted = cost(graph, shapes)
+        except EdgekilnError as error:
+            reason = f"{error.why}. {error.cure}"
+        words = tuple(_ask(t, graph, model, counted) for t in TARGETS) if ask_targets else ()
+    return Inspection(model=model, opset=opset, cost=counted, cost_reason=reason, words=words)
+
+
+def _ask(target: str, graph: Path, model: Model, counted: Cost | None) -> Word:
+    """Convert the float graph, optimised at static shapes, as a build would."""
+    from edgekiln.compile.make import Workshop, make
+
+    if counted is None:
+        return Word(
+            target=target, accepts=None, says="not asked: its input shapes are open, give --input-shape"
+        )
+    device: Device = load(_TYPICAL[target])
+    try:
+        with tempfile.TemporaryDirectory(prefix="edgekiln-") as scratch:
+            static = Path(scratch) / "graph.onnx"
+            _optimised(graph, model, counted, static)
+            shop = Workshop(static, sha256_file(static), None, Path(scratch) / "cache", 2)
+            _, artifact = make(shop, device, target, "fp32")
+    except EdgekilnError as error:
+        return Word(target=target, accepts=False, says=f"{error.why}. {error.cure}")
+    checks = "; ".join(c.detail for c in artifact.checks)
+    return Word(target=target, accepts=True, says=checks or f"{artifact.size_bytes / 1e6:.3g} MB")
+
+
+def _optimised(graph: Path, model: Model, counted: Cost, into: Path) -> None:
+    from edgekiln.compile.graph import optimise
+    from edgekiln.intake import random_inputs
+
+    fixed = signature.fix_shapes(model.signature, counted.shapes)
+    optimise(graph, counted.shapes, random_inputs(fixed), into)

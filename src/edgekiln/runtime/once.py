@@ -1,0 +1,123 @@
+"""One bundle, some pictures: preprocess, infer, label."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekiln.bundle.unpack import Opened, opened
+from edgekiln.engines import Runner, open_engine
+from edgekiln.errors import BadInput, EdgekilnError, NotRunnableHere
+from edgekiln.model.preprocess import apply, open_image
+from edgekiln.model.signature import image_layout
+from edgekiln.records import Record, Rejected, TensorSpec
+
+TOP = 5
+
+
+class Guess(Record, frozen=True, kw_only=True):
+    """A class with its probability (softmax of the scores, or the scores where they sum to 1)."""
+
+    label: str
+    index: int
+    probability: float
+
+
+class OutputSummary(Record, frozen=True, kw_only=True):
+    """An output that is no class score: its shape and extent."""
+
+    spec: TensorSpec
+    lowest: float
+    highest: float
+    mean: float
+
+
+class Prediction(Record, frozen=True, kw_only=True):
+    """One picture's answer. ``engine_note`` says where another engine stands in for the device's own."""
+
+    path: str
+    guesses: tuple[Guess, ...] = ()
+    outputs: tuple[OutputSummary, ...] = ()
+    engine_note: str = ""
+
+
+def run(
+    bundle: Path, images: Sequence[Path], threads: int = 2
+) -> tuple[tuple[Prediction, ...], tuple[Rejected, ...]]:
+    """Predictions for the pictures that could be read, and the others with their reasons.
+
+    Raises BadInput for a bundle that is not sound or takes no pictures, NotRunnableHere where no engine
+    on this machine can execute its artifact.
+    """
+    with opened(bundle) as held:
+        spec = held.manifest.signature.inputs[0]
+        preprocess = held.manifest.preprocess
+        if preprocess is None or len(held.manifest.signature.inputs) != 1 or image_layout(spec) is None:
+            raise BadInput(
+                "running",
+                bundle,
+                "its model takes no single picture",
+                "Open it from Python: edgekiln.bundle.unpack.opened and edgekiln.engines.open_engine",
+            )
+        runner, note = open_runner(held, threads)
+        predictions, rejected = [], []
+        try:
+            for path in images:
+                try:
+                    picture = open_image(path)
+                except (EdgekilnError, OSError) as error:
+                    rejected.append(Rejected(path=str(path), reason=getattr(error, "why", str(error))))
+                    continue
+                outputs = runner({spec.name: apply(preprocess, picture)})
+                predictions.append(_prediction(str(path), outputs, held, note))
+        finally:
+            runner.close()
+    return tuple(predictions), tuple(rejected)
+
+
+def open_runner(held: Opened, threads: int) -> tuple[Runner, str]:
+    """The device's engine where it runs here; else the engine that proved the artifact, and a note."""
+    artifact = held.manifest.artifact
+    try:
+        return open_engine(artifact.engine, artifact, held.model_folder, threads), ""
+    except (NotRunnableHere, EdgekilnError) as error:
+        if artifact.engine == artifact.proof_engine:
+            raise
+        note = f"emulated by {artifact.proof_engine}: {error.why}"
+        return open_engine(artifact.proof_engine, artifact, held.model_folder, threads), note
+
+
+def probabilities(scores: NDArray[Any]) -> NDArray[np.float64]:
+    """Shape (C,): ``scores`` as they are where they are a distribution, else their softmax."""
+    flat = np.asarray(scores, np.float64).reshape(-1)
+    if flat.min() >= 0 and abs(flat.sum() - 1) < 1e-3:
+        return flat
+    shifted = np.exp(flat - flat.max())
+    return np.asarray(shifted / shifted.sum())
+
+
+def _prediction(path: str, outputs: dict[str, NDArray[Any]], held: Opened, note: str) -> Prediction:
+    if held.manifest.task == "classification":
+        shares = probabilities(next(iter(outputs.values())))
+        best = np.argsort(-shares, kind="stable")[:TOP]
+        names = held.labels
+        return Prediction(path=path, guesses=tuple(_guesses(best, shares, names)), engine_note=note)
+    return Prediction(path=path, outputs=tuple(_summaries(outputs)), engine_note=note)
+
+
+def _guesses(best: Iterable[Any], shares: NDArray[np.float64], names: Sequence[str]) -> Iterable[Guess]:
+    for index in map(int, best):
+        label = names[index] if index < len(names) else f"class {index}"
+        yield Guess(label=label, index=index, probability=float(shares[index]))
+
+
+def _summaries(outputs: dict[str, NDArray[Any]]) -> Iterable[OutputSummary]:
+    for name, value in outputs.items():
+        spec = TensorSpec(name=name, dtype=str(value.dtype), shape=tuple(value.shape))
+        flat = np.asarray(value, np.float64)
+        ends = (float(flat.min()), float(flat.max()), float(flat.mean())) if flat.size else (0.0, 0.0, 0.0)
+        yield OutputSummary(spec=spec, lowest=ends[0], highest=ends[1], mean=ends[2])

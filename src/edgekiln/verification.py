@@ -1,0 +1,45 @@
+"""``edgekiln verify``: is a bundle whole, and does its artifact still give what was recorded?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgekiln.bundle import GOLDEN_FOLDER
+from edgekiln.bundle.unpack import opened
+from edgekiln.errors import EdgekilnError
+from edgekiln.prove import golden
+from edgekiln.records import Record
+from edgekiln.runtime.once import open_runner
+
+
+class Verification(Record, frozen=True, kw_only=True):
+    """``files`` were all checked by hash. ``golden`` is None where it could not be run (``reason``);
+    ``problems`` names each output that moved beyond its tolerance. ``signed`` is False until signing comes."""
+
+    device: str
+    artifact: str
+    files: int
+    golden: bool | None
+    problems: tuple[str, ...] = ()
+    reason: str = ""
+    engine: str = ""
+    signed: bool = False
+
+
+def verify(path: Path, threads: int = 2) -> Verification:
+    """Check hashes and manifest, then run the golden inputs. Raises BadInput for a bundle that is not whole."""
+    with opened(path) as held:
+        manifest = held.manifest
+        base = {"device": manifest.device, "artifact": manifest.artifact.id, "files": len(manifest.files)}
+        if manifest.golden is None:
+            return Verification(**base, golden=None, reason="the bundle records no golden outputs")
+        try:
+            runner, note = open_runner(held, threads)
+        except EdgekilnError as error:
+            return Verification(**base, golden=None, reason=f"{error.why}. {error.cure}")
+        try:
+            problems = golden.check(manifest.golden, held.folder / GOLDEN_FOLDER, runner)
+        finally:
+            runner.close()
+        engine = note or manifest.artifact.engine
+        return Verification(**base, golden=not problems, problems=tuple(problems), engine=engine)
