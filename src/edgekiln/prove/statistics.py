@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -99,7 +100,7 @@ class Percentiles(Record, frozen=True, kw_only=True):
     p95_interval: Interval | None
     iqr: float
     mad: float
-    reasons: dict[str, str] = {}
+    reasons: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 def percentiles(samples: Sequence[float]) -> Percentiles:
