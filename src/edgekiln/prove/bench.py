@@ -74,7 +74,8 @@ def _verdict(a: str, b: str, ratio: Ratio, tie: bool) -> str:
         return f"no verdict on {a} against {b}: {ratio.reason}"
     low, high = ratio.interval
     if tie:
-        return f"no difference that this run can show: {a} takes {ratio.value:.2f}x [{low:.2f}, {high:.2f}] of {b}"
+        shown = f"{a} takes {ratio.value:.2f}x [{low:.2f}, {high:.2f}] of {b}"
+        return f"no difference that this run can show: {shown}"
     if ratio.value < 1:
         return f"{a} is {1 / ratio.value:.2f}x faster than {b} [{1 / high:.2f}, {1 / low:.2f}]"
     return f"{b} is {ratio.value:.2f}x faster than {a} [{low:.2f}, {high:.2f}]"

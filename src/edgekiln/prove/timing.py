@@ -107,6 +107,7 @@ class _Course(Record, frozen=True, kw_only=True):
     max_seconds: float
     warmup_seconds: float
     call_seconds: float
+    open_seconds: float
     cores: tuple[int, ...]
     seed: int
 
@@ -148,6 +149,7 @@ def measure(
     max_seconds: float = 30.0,
     warmup_seconds: float = 5.0,
     call_seconds: float = 60.0,
+    open_seconds: float = OPEN_SECONDS,
     pin: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
@@ -157,9 +159,10 @@ def measure(
 
     Ends after the round in which every contender has ``min_samples``, or ``max_seconds`` of sampling are
     over (at least one round is made; a timing says how many samples it has). Loading and warming up come
-    on top, ``warmup_seconds`` at most each. A worker that is silent for ``call_seconds`` longer than it was
-    asked to work is taken as hung. ``pin`` keeps every worker on the same ``threads`` cores. No worker
-    outlives the call, whatever raises. Raises BadInput for ids that are not unique and bad counts.
+    on top, ``open_seconds`` and ``warmup_seconds`` at most each. A worker that is silent for ``call_seconds``
+    longer than it was asked to work is taken as hung. ``pin`` keeps every worker on the same ``threads``
+    cores. No worker outlives the call, whatever raises. Raises BadInput for ids that are not unique and bad
+    counts, MachineFault where no process can be started.
     """
     ids = [c.id for c in contenders]
     if len(set(ids)) != len(ids):
@@ -173,6 +176,7 @@ def measure(
         max_seconds=max_seconds,
         warmup_seconds=warmup_seconds,
         call_seconds=call_seconds,
+        open_seconds=open_seconds,
         cores=_cores(threads) if pin else (),
         seed=seed,
     )
@@ -211,7 +215,7 @@ def _open(lane: _Lane, course: _Course, inputs: Path) -> None:
         inputs=str(inputs),
         cores=course.cores,
     )
-    lane.opened = lane.process.ask(request, Opened, OPEN_SECONDS + course.call_seconds)
+    lane.opened = lane.process.ask(request, Opened, course.open_seconds + course.call_seconds)
     warm = Warm(seconds=course.warmup_seconds)
     lane.warmed = lane.process.ask(warm, Warmed, course.warmup_seconds + course.call_seconds)
 
