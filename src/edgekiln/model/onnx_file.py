@@ -90,7 +90,6 @@ def _not_onnx(path: Path, start: bytes) -> BadInput:
 def _parse(path: Path) -> ModelProto:
     """The graph in ``path`` without its external data."""
     import onnx
-    from google.protobuf.message import DecodeError
 
     if not path.exists():
         raise BadInput(_DOING, path, "there is no such file", "Check the path.")
@@ -106,10 +105,10 @@ def _parse(path: Path) -> ModelProto:
         start = file.read(4096)
     try:
         model = onnx.load(path, format="protobuf", load_external_data=False)
-    except (DecodeError, ValueError, RuntimeError) as error:
-        raise _not_onnx(path, start) from error
     except OSError as error:
         raise BadInput(_DOING, path, str(error), "Check that you may read it.") from error
+    except Exception as error:  # protobuf's DecodeError, whose home has moved between versions
+        raise _not_onnx(path, start) from error
     # Protobuf decodes much that is no model; a model always has a version and an operator set.
     if not model.ir_version or not (model.opset_import or model.functions):
         raise _not_onnx(path, start)
