@@ -59,7 +59,11 @@ find_python() {
 
 make_venv() {
     local python version
-    if .venv/bin/python -m pip --version >/dev/null 2>&1; then return 0; fi
+    # The scripts in an environment name its folder, so one that was moved is made anew.
+    if grep -qF -- "$PWD/.venv" .venv/pyvenv.cfg 2>/dev/null &&
+        .venv/bin/python -m pip --version >/dev/null 2>&1; then
+        return 0
+    fi
     python=$(find_python) || fail "no Python 3.11 or newer was found." \
         "On Debian 12 or newer run: apt-get install python3 python3-venv (or name one with PYTHON=...)"
     version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
