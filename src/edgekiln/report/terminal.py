@@ -1,0 +1,201 @@
+"""The report in a terminal: one table, and below it all that a glance at the table would miss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console, Group
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from edgekiln.records import Build
+from edgekiln.report import numbers, view
+from edgekiln.report.figures import LATENCY, Cell, long_title
+from edgekiln.report.view import Device
+
+_STYLE = {"proven": "green", "unproven": "yellow", "none": "red"}
+_SHOWN = 6
+_COLUMNS = ("accuracy_drop", "agreement", *LATENCY, "memory_bytes", "size_bytes")
+
+
+def decision_table(build: Build, width: int = 100) -> Table:
+    """A row per device: the chosen artifact and its figures, each with the word that says how it came.
+
+    It is made for 100 columns; under 96 the device stands above its artifact and the percentiles above one
+    another, which fits 80. A dash is a figure that nobody knows; ``print_build`` says why.
+    """
+    wide = width >= 96
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False, header_style="bold")
+    table.add_column("Device\nand artifact", overflow="fold", min_width=14)
+    for title in (
+        "Accuracy drop\npoints" if wide else "Accuracy\ndrop, pts",
+        "Agreement\n%" if wide else "Agreed\n%",
+    ):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("Latency, ms\nP50 / P95 / P99" if wide else "Latency\nms", justify="right", no_wrap=True)
+    for title in ("Memory\npeak MB", "Size\nMB"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for index, device in enumerate(view.devices(build)):
+        if index:
+            table.add_row()
+        table.add_row(*_row(device, wide))
+    return table
+
+
+def _row(device: Device, wide: bool) -> tuple[Text, ...]:
+    chosen = device.chosen
+    status = device.choice.status if chosen else "none"
+    name = _text(device.choice.device, "bold")
+    words = Text(view.STATUS[status][0].lower(), _STYLE[status])
+    if chosen is None:
+        return (_lines(name, words), *(Text(numbers.MISSING, "dim") for _ in range(5)))
+    made = chosen.proof.artifact
+    label = (_text(f"{made.target} {made.recipe}"),) if wide else (_text(made.target), _text(made.recipe))
+    cells = chosen.cells
+    return (
+        _lines(name, *label, words),
+        _figure(cells["accuracy_drop"], wide),
+        _figure(cells["agreement"], False, show_interval=False),
+        _latency([cells[k] for k in LATENCY], wide),
+        _figure(cells["memory_bytes"], wide),
+        _figure(cells["size_bytes"], wide),
+    )
+
+
+def _figure(cell: Cell, wide: bool, show_interval: bool = True) -> Text:
+    """The figure, its interval, how it was obtained."""
+    if cell.value is None:
+        return Text(numbers.MISSING, "dim")
+    parts = [Text(cell.text)]
+    if cell.interval and show_interval:
+        parts.append(Text(numbers.interval(cell.bounds, cell.column.write, " to " if wide else "…"), "dim"))
+    return _lines(*parts, Text(str(cell.how), "dim"))
+
+
+def _latency(cells: Sequence[Cell], wide: bool) -> Text:
+    known = [c for c in cells if c.value is not None]
+    if not known:
+        return Text(numbers.MISSING, "dim")
+    hows = list(dict.fromkeys(str(c.how) for c in known))
+    if len(hows) > 1:
+        return _lines(*(_lines_of(c) for c in cells))
+    how = Text(hows[0], "dim")
+    if wide:
+        return _lines(Text(" / ".join(c.text for c in cells)), how)
+    return _lines(*(Text(f"{c.column.title} {c.text}") for c in cells), how)
+
+
+def _lines_of(cell: Cell) -> Text:
+    """One percentile with its own mark, where the percentiles were not obtained in one way."""
+    how = "" if cell.how is None else f" {cell.how}"
+    return Text.assemble(f"{cell.column.title} {cell.text}", (how, "dim"))
+
+
+def _lines(*parts: Text) -> Text:
+    return Text("\n").join(parts)
+
+
+def _text(text: str, style: str = "") -> Text:
+    """A stranger's string: no markup is read in it and no control character leaves it."""
+    return Text(numbers.plain(text).replace("\n", " ").replace("\t", " "), style)
+
+
+def print_build(build: Build, console: Console, out_dir: Path) -> None:
+    """The table, then warnings, missing proofs, failures and where the files are."""
+    sentence, state = view.headline(build)
+    console.print()
+    console.print(Text.assemble((numbers.plain(build.model.name), "bold"), "  ", (sentence, _STYLE[state])))
+    console.print()
+    console.print(decision_table(build, console.width))
+    console.print()
+    devices = view.devices(build)
+    _list(console, "Warnings", "yellow", [_text(w) for w in (*build.warnings, *build.model.warnings)])
+    _list(console, "Not proven", "yellow", [line for d in devices for line in _unproven(d)])
+    _list(console, "Not known", "yellow", [line for d in devices for line in _unknown(d)])
+    _list(console, "No artifact", "red", [_none(d) for d in devices if d.chosen is None])
+    _list(console, "Failed", "red", [_trouble(t) for t in view.troubles(build, "failed")])
+    skipped = sum(f.kind == "skipped" for f in build.failures)
+    if skipped:
+        console.print(
+            Text(f"{numbers.count(skipped, 'recipe')} skipped as not applicable; see the report.", "dim")
+        )
+        console.print()
+    _paths(build, console, out_dir)
+
+
+def _unproven(device: Device) -> list[Text]:
+    """A line per constraint that no figure of this device has judged, and why."""
+    if device.chosen is None:
+        return []
+    lines = [
+        Text.assemble(
+            (numbers.plain(device.choice.device), "bold"),
+            f"  {v.constraint.words}: {numbers.plain(v.detail)}",
+            f" ({v.how})" if v.how else "",
+        )
+        for v in device.verdicts
+        if v.state == "unproven"
+    ]
+    return lines + [
+        Text.assemble((numbers.plain(device.choice.device), "bold"), f"  {numbers.plain(text)}")
+        for text in device.other_unproven
+    ]
+
+
+def _unknown(device: Device) -> list[Text]:
+    """A line per reason for the table's dashes, except where "Not proven" has just told it."""
+    if device.chosen is None:
+        return []
+    told = {v.detail for v in device.verdicts if v.state == "unproven"}
+    reasons: dict[str, list[str]] = {}
+    for key in _COLUMNS:
+        cell = device.chosen.cells[key]
+        if cell.value is None and cell.reason not in told:
+            reasons.setdefault(cell.reason, []).append(long_title(cell.column))
+    return [
+        Text.assemble((numbers.plain(device.choice.device), "bold"), f"  {', '.join(titles)}: {reason}")
+        for reason, titles in reasons.items()
+    ]
+
+
+def _none(device: Device) -> Text:
+    broken = [
+        f"{v.constraint.words} ({numbers.plain(v.detail)})" for v in device.verdicts if v.state == "broken"
+    ]
+    why = numbers.plain(device.choice.basis) + (f"; {', '.join(broken)}" if broken else "")
+    return Text.assemble((numbers.plain(device.choice.device), "bold"), f"  {why}")
+
+
+def _trouble(trouble: view.Trouble) -> Text:
+    head = numbers.plain(f"{', '.join(trouble.devices)}  {trouble.target} {trouble.recipe}")
+    text = Text.assemble((head, "bold"), f"  {numbers.plain(trouble.reason)}")
+    if trouble.cure:
+        text.append(f"\n{numbers.plain(trouble.cure)}", "dim")
+    return text
+
+
+def _list(console: Console, title: str, style: str, lines: Sequence[Text]) -> None:
+    """At most six; the report holds the others."""
+    if not lines:
+        return
+    shown: list[Text] = list(lines[:_SHOWN])
+    if len(lines) > _SHOWN:
+        shown.append(Text(f"and {len(lines) - _SHOWN} more in the report", "dim"))
+    console.print(Text(title, f"bold {style}"))
+    console.print(Padding(Group(*shown), (0, 0, 1, 2)))
+
+
+def _paths(build: Build, console: Console, out_dir: Path) -> None:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("Report", _text(str(out_dir / build.decision.report)))
+    bundles = [c.bundle for c in build.decision.choices if c.bundle]
+    for index, bundle in enumerate(bundles):
+        table.add_row(
+            "" if index else ("Bundles" if len(bundles) > 1 else "Bundle"), _text(str(out_dir / bundle))
+        )
+    console.print(table)
