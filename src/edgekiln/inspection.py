@@ -20,7 +20,7 @@ _TYPICAL = {"onnxruntime": "host", "openvino": "host", "tensorrt": "jetson-orin-
 
 
 class Word(Record, frozen=True, kw_only=True):
-    """What one target says to the float graph: it takes it, or why it does not (``accepts`` None: not asked)."""
+    """What one target says to the float graph: ``accepts`` is None where it was not asked."""
 
     target: str
     accepts: bool | None

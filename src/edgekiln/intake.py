@@ -14,7 +14,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from edgekiln.model.importers import import_model
 from numpy.typing import NDArray
 
 from edgekiln.cache import step
@@ -22,6 +21,7 @@ from edgekiln.errors import BadInput
 from edgekiln.files import sha256_file, sha256_record
 from edgekiln.job import Job, input_shapes
 from edgekiln.model import data, preprocess, signature
+from edgekiln.model.importers import import_model
 from edgekiln.records import Dataset, Model, Sample, Signature, TensorSpec
 
 RANDOM_SAMPLES = 8

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from edgekiln.bundle import GOLDEN_FOLDER
 from edgekiln.bundle.unpack import opened
 from edgekiln.errors import EdgekilnError
@@ -14,7 +16,7 @@ from edgekiln.runtime.once import open_runner
 
 class Verification(Record, frozen=True, kw_only=True):
     """``files`` were all checked by hash. ``golden`` is None where it could not be run (``reason``);
-    ``problems`` names each output that moved beyond its tolerance. ``signed`` is False until signing comes."""
+    ``problems`` names each output that moved beyond its tolerance. ``signed`` is False: nothing is yet."""
 
     device: str
     artifact: str
@@ -27,19 +29,21 @@ class Verification(Record, frozen=True, kw_only=True):
 
 
 def verify(path: Path, threads: int = 2) -> Verification:
-    """Check hashes and manifest, then run the golden inputs. Raises BadInput for a bundle that is not whole."""
+    """Check hashes and manifest, then run the golden inputs. BadInput for a bundle that is not whole."""
     with opened(path) as held:
         manifest = held.manifest
-        base = {"device": manifest.device, "artifact": manifest.artifact.id, "files": len(manifest.files)}
+        found = Verification(
+            device=manifest.device, artifact=manifest.artifact.id, files=len(manifest.files), golden=None
+        )
         if manifest.golden is None:
-            return Verification(**base, golden=None, reason="the bundle records no golden outputs")
+            return replace(found, reason="the bundle records no golden outputs")
         try:
             runner, note = open_runner(held, threads)
         except EdgekilnError as error:
-            return Verification(**base, golden=None, reason=f"{error.why}. {error.cure}")
+            return replace(found, reason=f"{error.why}. {error.cure}")
         try:
             problems = golden.check(manifest.golden, held.folder / GOLDEN_FOLDER, runner)
         finally:
             runner.close()
         engine = note or manifest.artifact.engine
-        return Verification(**base, golden=not problems, problems=tuple(problems), engine=engine)
+        return replace(found, golden=not problems, problems=tuple(problems), engine=engine)

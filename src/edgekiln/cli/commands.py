@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from edgekiln.cli import show
 from edgekiln.errors import BadInput
-from edgekiln.job import BudgetOrder, Job, ModelOrder, SearchOrder, check, load, parse_shape
+from edgekiln.job import BudgetOrder, Job, ModelOrder, check, load, parse_shape
 from edgekiln.progress import shown
+from edgekiln.records import Record
+
+R = TypeVar("R", bound=Record)
 
 
 def build(given: argparse.Namespace) -> int:
@@ -108,7 +111,7 @@ def _job(given: argparse.Namespace) -> Job:
         weights=path(given.weights),
         labels=path(given.labels),
         task=given.task,
-        input_shape=None if not text else (text[""] if "" in text else text),
+        input_shape=None if not text else text.get("", text),
     )
     budget = _laid_over(job.budget, **{f: getattr(given, f, None) for f in BudgetOrder.__struct_fields__})
     search = _laid_over(
@@ -130,11 +133,10 @@ def _job(given: argparse.Namespace) -> Job:
         out=path(given.out),
     )
     check(job, given.model)
-    assert isinstance(search, SearchOrder)
     return job
 
 
-def _laid_over(record: Any, **changes: Any) -> Any:
+def _laid_over(record: R, **changes: Any) -> R:
     """``record`` with the changes that were given (None: not given)."""
     return msgspec.structs.replace(record, **{k: v for k, v in changes.items() if v is not None})
 

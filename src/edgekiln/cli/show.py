@@ -44,8 +44,9 @@ def inspection(found: Inspection) -> None:
         c = found.cost
         out.print(
             f"{c.parameters / 1e6:.2f} M parameters ({c.weight_bytes / 1e6:.1f} MB), "
-            f"{c.macs / 1e9:.3f} G multiply-adds ({c.flops / 1e9:.3f} GFLOPs), activations "
-            f"{c.activation_written_bytes / 1e6:.1f} MB written, {c.peak_activation_bytes / 1e6:.1f} MB at peak"
+            f"{c.macs / 1e9:.3f} G multiply-adds ({c.flops / 1e9:.3f} GFLOPs), "
+            f"activations {c.activation_written_bytes / 1e6:.1f} MB written, "
+            f"{c.peak_activation_bytes / 1e6:.1f} MB at peak"
         )
         if c.unresolved_count:
             out.print(
