@@ -35,16 +35,21 @@ class Kept:
         self._bytes, self._whole = 0, False
 
     def __iter__(self) -> Iterator[Arrays]:
-        yield from list(self._held)
+        # Several readers may be under way at once; what is held is always a prefix of the stream.
+        position = 0
+        while position < len(self._held):
+            yield self._held[position]
+            position += 1
         if self._whole:
             return
-        start = len(self._held)
-        for offset, sample in enumerate(self._source(start)):
-            self._bytes += sum(np.asarray(a).nbytes for a in sample.values())
-            if self._bytes <= self._limit and len(self._held) == start + offset:
+        for sample in self._source(position):
+            size = sum(np.asarray(a).nbytes for a in sample.values())
+            if len(self._held) == position and self._bytes + size <= self._limit:
                 self._held.append(sample)
+                self._bytes += size
+            position += 1
             yield sample
-        self._whole = self._bytes <= self._limit
+        self._whole = len(self._held) == position
 
 
 @dataclass(frozen=True)
