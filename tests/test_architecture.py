@@ -128,7 +128,7 @@ def all_imports() -> dict[str, set[str]]:
     found = {}
     for path in PACKAGE.rglob("*.py"):
         module = module_name(path)
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
         found[module] = set(imported_modules(tree, module, path.name == "__init__.py", MODULES))
     return found
 
@@ -229,7 +229,7 @@ def test_every_file(rule: str) -> None:
     broken = [
         f"{path.relative_to(ROOT)}:{line}"
         for path in python_files()
-        for line in RULES[rule](ast.parse(path.read_text(encoding="utf-8")))
+        for line in RULES[rule](ast.parse(path.read_text(encoding="utf-8"), str(path)))
     ]
     assert broken == [], f"a file that breaks the rule '{rule}'"
 
