@@ -193,11 +193,15 @@ def installs_packages(tree: ast.AST) -> Iterator[int]:
 
 
 def lacks_docstring(tree: ast.Module) -> Iterator[int]:
-    """Public functions without a docstring, unless the whole function is a line or three."""
+    """Public functions without a docstring, unless the whole function is a line or three.
+
+    A ``main`` is described by its module.
+    """
     for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_"):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name[0] != "_":
             length = (node.end_lineno or node.lineno) - node.body[0].lineno + 1
-            if ast.get_docstring(node) is None and length > SELF_EXPLAINING_LINES:
+            described = node if node.name != "main" else tree
+            if ast.get_docstring(described) is None and length > SELF_EXPLAINING_LINES:
                 yield node.lineno
 
 
