@@ -207,10 +207,10 @@ def compare(reference: Arrays, found: list[NDArray[Any]]) -> tuple[float, str]:
 
 def _quiet(export: Callable[[], ModelProto]) -> ModelProto:
     """Exporters talk to stdout and warn a great deal; what matters comes as an exception."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return export()
+    quiet = io.StringIO()
+    with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return export()
 
 
 def _dynamo(model: Any, inputs: Mapping[str, torch.Tensor] | None, outputs: list[str]) -> ModelProto:
