@@ -197,8 +197,8 @@ def test_a_real_dynamic_model_is_fixed_to_the_shape_that_was_given(tmp_path: Pat
     assert fixed.signature.inputs[0].shape == (1, 3, 256, 320)
     assert fixed.signature.outputs[0].shape == (1, 1, 256, 320)
     assert fixed.task == "tensors"
+    wide = Preprocess(width=321, height=256)
     with pytest.raises(BadInput, match="1x3x256x321"):
-        wide = Preprocess(width=321, height=256)
         import_model(source, tmp_path / "b", input_shapes={"": (1, 3, 256, 320)}, preprocess=wide)
     with pytest.raises(BadInput, match="does not fit"):
         import_model(source, tmp_path / "b", input_shapes={"": (1, 4, 256, 320)})

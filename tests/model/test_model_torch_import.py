@@ -228,6 +228,27 @@ def test_unknown_modules_and_missing_shapes_name_the_flag(nets, tmp_path: Path) 
         take(nets, "net", tmp_path, input_shapes={"": (1, 4, 8, 8)})
 
 
+def test_without_torch_the_extra_is_named_and_an_import_of_the_room_stays_light() -> None:
+    code = textwrap.dedent("""
+        import sys
+        sys.modules["torch"] = None  # as if it were not installed
+        from pathlib import Path
+        import edgekiln.model.cost, edgekiln.model.data, edgekiln.model.preprocess
+        from edgekiln.errors import MissingExtra
+        from edgekiln.model.importers import import_model
+        print([m for m in ("onnx", "onnxruntime", "PIL", "sympy") if m in sys.modules])
+        for source in ("some.module:net", "net.pt2"):
+            try:
+                import_model(source, Path("never_written"))
+            except MissingExtra as error:
+                print(error.cure)
+    """)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert done.stdout.splitlines() == ["[]", *["Run: pip install 'edgekiln[torch]'"] * 2]
+
+
 # ---------------------------------------------------------------- weights
 
 
