@@ -27,7 +27,7 @@ MAX_PIXELS = 89_478_485
 MAX_FILE_BYTES = 512 * 2**20
 MAX_SIDE = 16384
 # A closed list: EPS would start Ghostscript, and rare decoders are rarely tested.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "MPO", "TGA", "JPEG2000")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "TGA", "JPEG2000")
 
 
 class Normalisation(Record, frozen=True, kw_only=True):
@@ -93,12 +93,20 @@ def image_size(path: Path) -> tuple[int, int]:
     from PIL import Image
 
     try:
-        with Image.open(path, formats=FORMATS) as picture:
+        with Image.open(path, formats=_formats()) as picture:
             width, height = picture.size
             turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
     except Exception as error:
         raise _bad_picture(path, _reason(error)) from error
     return (width, height) if turned else (height, width)
+
+
+def _formats() -> list[str]:
+    """The formats of FORMATS that this build of Pillow reads; it raises KeyError for the others."""
+    from PIL import Image
+
+    Image.init()
+    return [f for f in FORMATS if f in Image.OPEN]
 
 
 def _reason(error: Exception) -> str:
@@ -120,7 +128,7 @@ def _read(path: Path, *, full: bool) -> Image:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.filterwarnings("ignore", category=UserWarning)
-            with Image.open(path, formats=FORMATS) as picture:
+            with Image.open(path, formats=_formats()) as picture:
                 width, height = picture.size
                 if width * height > MAX_PIXELS:
                     raise Image.DecompressionBombError

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 if TYPE_CHECKING:
-    from onnx import ModelProto, TypeProto
+    from onnx import ModelProto, NodeProto, TypeProto
 
 KEEP_ELEMENTS = 1024
 """Initialisers up to this size keep their values: they may be shapes, axes or paddings."""
+
+MAX_TURNS = 64
+_RANDOM = frozenset(
+    {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
+)
+# The size of the result is not bounded by the size of the inputs, so it has to be known beforehand.
+_GROWS = frozenset({"ConstantOfShape", "Expand", "Tile", "Range", "EyeLike", "OneHot", "Resize", "Pad"})
 
 Dims = tuple[int | str, ...]
 
@@ -62,27 +73,96 @@ def skeleton(proto: ModelProto) -> ModelProto:
 def infer(proto: ModelProto) -> Known:
     """Shapes and types of all values of the main graph, from the shapes of its inputs.
 
-    ONNX's own inference with data propagation comes first. Where it leaves something open (shapes
-    computed by longer chains of operators), ONNX Runtime's symbolic inference fills in the rest. What
-    neither finds is missing or holds a string: callers have to report it.
+    ONNX's own inference stops where a shape is computed by operators that it can't follow (Shape, Slice,
+    Concat, Reshape). So it runs in turns with an evaluation of what depends on known shapes alone, until
+    nothing new is found; ONNX Runtime's symbolic inference then fills in the shapes of its own
+    operators. What none of them finds is missing or holds a string: callers have to report it.
     """
-    import onnx
-
     bare = skeleton(proto)
     known = Known({}, {})
     for tensor in proto.graph.initializer:
         known.dims[tensor.name] = tuple(tensor.dims)
         known.dtypes[tensor.name] = tensor.data_type
+    values = [o for n in proto.graph.node for o in n.output if o]
+    folded: dict[str, NDArray[Any]] = {}
+    for _ in range(MAX_TURNS):
+        _standard(bare, known)
+        if all(known.fixed(v) is not None for v in values) or not _fold(bare, known, folded):
+            break
+    if any(known.fixed(v) is None for v in values):
+        symbolic = _symbolic(bare)
+        if symbolic is not None:
+            _collect(symbolic, known)
+    return known
+
+
+def _standard(bare: ModelProto, known: Known) -> None:
+    import onnx
+
     # A graph that contradicts itself ends the inference; what was found until then still counts.
     with contextlib.suppress(Exception):
         _collect(onnx.shape_inference.infer_shapes(bare, data_prop=True), known)
-    values = [o for n in proto.graph.node for o in n.output if o]
-    if all(known.fixed(v) is not None for v in values):
-        return known
-    symbolic = _symbolic(bare)
-    if symbolic is not None:
-        _collect(symbolic, known)
-    return known
+
+
+def _fold(bare: ModelProto, known: Known, folded: dict[str, NDArray[Any]]) -> bool:
+    """Turn small values that follow from known shapes into initialisers. False where nothing was new."""
+    from onnx import numpy_helper
+
+    for tensor in bare.graph.initializer:
+        if tensor.name not in folded:
+            folded[tensor.name] = numpy_helper.to_array(tensor)
+    new: dict[str, NDArray[Any]] = {}
+    kept = []
+    for node in bare.graph.node:
+        value = _value(node, known, folded, bare)
+        if value is None:
+            kept.append(node)
+            continue
+        folded[node.output[0]] = new[node.output[0]] = value
+    del bare.graph.node[:]
+    bare.graph.node.extend(kept)
+    for name, value in new.items():
+        bare.graph.initializer.add().CopyFrom(numpy_helper.from_array(value, name))
+        known.dims[name] = tuple(value.shape)
+        known.dtypes[name] = bare.graph.initializer[-1].data_type
+    return bool(new)
+
+
+def _value(
+    node: NodeProto, known: Known, folded: dict[str, NDArray[Any]], bare: ModelProto
+) -> NDArray[Any] | None:
+    """The only output of ``node`` if it is small and follows from ``folded`` and known shapes."""
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+
+    if len(node.output) != 1 or node.domain not in ("", "ai.onnx") or node.op_type in _RANDOM:
+        return None
+    dims = known.fixed(node.output[0])
+    if node.op_type in _GROWS if dims is None else math.prod(dims) > KEEP_ELEMENTS:
+        return None
+    if node.op_type == "Shape":
+        whole = known.fixed(node.input[0])
+        ends: dict[str, int] = {str(a.name): int(a.i) for a in node.attribute}
+        return None if whole is None else np.array(whole, np.int64)[ends.get("start", 0) : ends.get("end")]
+    if any(a.HasField("g") or a.graphs for a in node.attribute):
+        return None
+    if not all(i in folded for i in node.input if i):
+        return None
+    typed = onnx.helper.make_tensor_value_info
+    inputs: list[str] = list(dict.fromkeys(str(i) for i in node.input if i))
+    graph = onnx.helper.make_graph(
+        [node],
+        "one",
+        [typed(i, onnx.helper.np_dtype_to_tensor_dtype(folded[i].dtype), folded[i].shape) for i in inputs],
+        [onnx.helper.make_empty_tensor_value_info(node.output[0])],
+    )
+    one = onnx.helper.make_model(graph, opset_imports=bare.opset_import, ir_version=bare.ir_version)
+    try:
+        evaluate: Any = ReferenceEvaluator(one).run
+        value = np.asarray(evaluate(None, {name: folded[name] for name in inputs})[0])
+    except Exception:  # no reference for this operator or type: the value stays unknown
+        return None
+    return value if value.size <= KEEP_ELEMENTS else None
 
 
 def _symbolic(bare: ModelProto) -> ModelProto | None:

@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import io
 import itertools
+import logging
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekiln.errors import BadInput, ConversionFailed, did_you_mean
+from edgekiln.errors import BadInput, ConversionFailed, EdgekilnError, did_you_mean
 from edgekiln.files import entry
 from edgekiln.model.torch_source import build_module, load_weights, set_eval
 from edgekiln.records import FileEntry
@@ -129,22 +130,43 @@ def example_inputs(module: torch.nn.Module, shapes: Mapping[str, tuple[int, ...]
     raise BadInput("running the model", type(module).__name__, why, "Check --input-shape.") from first
 
 
+def _other(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Other seeded values of the same shapes: 0 to 1 for floats, the same numbers reversed for the rest.
+
+    A traced branch or loop that depends on data agrees on the very input it was traced with, so an
+    export has to agree on a second one too.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(1)
+    return {
+        name: torch.rand(t.shape, generator=generator).to(t.dtype)
+        if t.is_floating_point()
+        else t.flatten().flip(0).reshape(t.shape)
+        for name, t in inputs.items()
+    }
+
+
 def _reference(run: Callable[..., Any], inputs: Mapping[str, torch.Tensor]) -> Arrays:
     """Outputs of ``run`` by name, asked twice: a model that answers differently is still training."""
     import torch
 
+    doing = "running the model"
+
     def once() -> Arrays:
-        with torch.no_grad():
-            found = list(flatten(run(*(v.clone() for v in inputs.values()))))
+        try:
+            with torch.no_grad():
+                found = list(flatten(run(*(v.clone() for v in inputs.values()))))
+        except EdgekilnError:
+            raise
+        except Exception as error:  # the user's own code
+            why = f"it raised {type(error).__name__}: {error}"
+            raise BadInput(doing, "in torch", why, "It has to accept any numbers of this shape.") from error
         names = _output_names([name for name, _ in found])
         return {n: t.detach().cpu().numpy() for n, (_, t) in zip(names, found, strict=True)}
 
     reference, again = once(), once()
-    doing = "running the model"
     for name, value in reference.items():
-        if value.dtype.kind == "f" and np.isnan(value).any():
-            cure = "Check that the weights are whole and of this architecture."
-            raise BadInput(doing, "in torch", f"output '{name}' is NaN on random input", cure)
         if not np.allclose(value, again[name], rtol=1e-4, atol=1e-6, equal_nan=True):
             why = f"two equal calls differ in '{name}': it draws random numbers, or is in training mode"
             raise BadInput(doing, "in torch", why, "Take out dropout that ignores eval(), and the like.")
@@ -207,10 +229,15 @@ def compare(reference: Arrays, found: list[NDArray[Any]]) -> tuple[float, str]:
 
 def _quiet(export: Callable[[], ModelProto]) -> ModelProto:
     """Exporters talk to stdout and warn a great deal; what matters comes as an exception."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        with warnings.catch_warnings():
+    quiet = io.StringIO()
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return export()
+    finally:
+        logging.disable(before)
 
 
 def _dynamo(model: Any, inputs: Mapping[str, torch.Tensor] | None, outputs: list[str]) -> ModelProto:
@@ -244,15 +271,37 @@ def _legacy(model: Any, inputs: Mapping[str, torch.Tensor], outputs: list[str]) 
     return onnx.load_from_string(out.getvalue())
 
 
-def _first_good(
-    ways: dict[str, Callable[[], ModelProto]], reference: Arrays, inputs: dict[str, torch.Tensor], name: str
-) -> Export:
+class Case(NamedTuple):
+    """Inputs by name and what torch gives for them."""
+
+    inputs: dict[str, torch.Tensor]
+    outputs: Arrays
+
+
+def _cases(run: Callable[..., Any], inputs: dict[str, torch.Tensor]) -> list[Case]:
+    """Two cases of other numbers. Raises BadInput where both give NaN, as broken weights do."""
+    cases = [Case(given, _reference(run, given)) for given in (inputs, _other(inputs))]
+    for name, value in cases[0].outputs.items():
+        both = (value, cases[1].outputs[name])
+        if all(v.dtype.kind == "f" and np.isnan(v).any() for v in both):
+            cure = "Check that the weights are whole and of this architecture."
+            raise BadInput("running the model", "in torch", f"output '{name}' is NaN on random input", cure)
+    return cases
+
+
+def _agree(proto: ModelProto, cases: list[Case]) -> tuple[float, str]:
+    """(largest absolute difference over all cases, "" or the first thing that is wrong)."""
+    found = [compare(case.outputs, _run_onnx(proto, case.inputs)) for case in cases]
+    return max(error for error, _ in found), next((wrong for _, wrong in found if wrong), "")
+
+
+def _first_good(ways: dict[str, Callable[[], ModelProto]], cases: list[Case], name: str) -> Export:
     """The first export that gives what torch gives. Raises ConversionFailed with what each one did."""
     refused: list[str] = []
     for exporter, export in ways.items():
         try:
             proto = _quiet(export)
-            error, wrong = compare(reference, _run_onnx(proto, inputs))
+            error, wrong = _agree(proto, cases)
         except Exception as failure:  # exporters raise nearly anything
             told = str(failure).strip().splitlines() or [type(failure).__name__]
             refused.append(f"{exporter}: {told[0][:300]}")
@@ -279,8 +328,8 @@ def export_factory(
     set_eval(module)
     inputs = example_inputs(module, named_shapes(module, shapes))
     set_eval(module)  # the user's forward may have switched modes
-    reference = _reference(module, inputs)
-    names = list(reference)
+    cases = _cases(module, inputs)
+    names = list(cases[0].outputs)
     with torch.no_grad():
         # In this order: a dynamo export after a legacy export of the same object can fail.
         export = _first_good(
@@ -288,8 +337,7 @@ def export_factory(
                 f"torch {torch.__version__} dynamo": lambda: _dynamo(module, inputs, names),
                 f"torch {torch.__version__} torchscript": lambda: _legacy(module, inputs, names),
             },
-            reference,
-            inputs,
+            cases,
             source,
         )
     files = () if weights is None else (entry(weights.parent, weights),)
@@ -321,7 +369,7 @@ def export_program(path: Path) -> tuple[Export, tuple[FileEntry, ...]]:
         cure = "Export it with one tensor per input."
         raise BadInput("reading the exported program", path, "it takes nested inputs", cure)
     module = program.module()
-    reference = _reference(module, inputs)
+    cases = _cases(module, inputs)
     exporter = f"torch {torch.__version__} dynamo"
-    ways = {exporter: lambda: _dynamo(program, None, list(reference))}
-    return _first_good(ways, reference, inputs, path.name), (entry(path.parent, path),)
+    ways = {exporter: lambda: _dynamo(program, None, list(cases[0].outputs))}
+    return _first_good(ways, cases, path.name), (entry(path.parent, path),)
