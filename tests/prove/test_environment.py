@@ -137,7 +137,7 @@ def test_the_tightest_quota_on_the_way_up_counts(machine):
         **{
             "proc/self/cgroup": "0::/jobs/build\n",
             "sys/fs/cgroup/jobs/cpu.max": "200000 100000\n",
-            "sys/fs/cgroup/jobs/build/cpu.max": "max 100000\n",
+            "sys/fs/cgroup/jobs/build/cpu.max": "300000 100000\n",
             "sys/fs/cgroup/jobs/memory.max": "1073741824\n",
         }
     )

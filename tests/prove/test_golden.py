@@ -142,6 +142,8 @@ def test_what_can_not_be_compared_is_a_problem(runner, says, tmp_path):
 def test_an_artifact_with_broken_outputs_is_not_recorded(tmp_path):
     with pytest.raises(BadInput, match="'y' holds NaN"):
         record(Affine(offset=np.nan), artifact(), INPUTS, tmp_path)
+    with pytest.raises(BadInput, match="not numeric"):
+        record(lambda inputs: {"y": np.array(["a"], object)}, artifact(), INPUTS, tmp_path)
     with pytest.raises(BadInput, match="no input"):
         record(Affine(), artifact(), [], tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -162,3 +162,6 @@ def test_integer_outputs_do_not_wrap_around():
     assert parity.outputs[0].max_abs_error == 1
     opposite = compare([(np.array([0], np.uint8), np.array([255], np.uint8))], task="tensors")
     assert opposite.outputs[0].max_abs_error == 255
+    # In uint8 the energy of the candidate would wrap, and the cosine leave 1.
+    same = np.array([200, 100], np.uint8)
+    assert compare([(same, same)], task="tensors").outputs[0].cosine_min == pytest.approx(1)

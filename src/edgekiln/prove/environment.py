@@ -68,7 +68,7 @@ def fitness(root: Path = ROOT) -> tuple[str, ...]:
 def cpu_model(root: Path = ROOT) -> str | None:
     info = _cpuinfo(root)
     board = (_text(root, "proc/device-tree/model") or "").strip("\0") or info.get("model")
-    is_name = board is not None and not board.isdigit()  # x86 calls a number "model"
+    is_name = board is not None and not board.isdecimal()  # x86 calls a number "model"
     return info.get("model name") or (board if is_name else None) or info.get("hardware") or None
 
 
@@ -80,11 +80,13 @@ def cpus_usable(root: Path = ROOT) -> int:
 
 
 def parse_cpu_list(text: str) -> tuple[int, ...]:
-    """The kernel's list format: ``0-2,5`` is (0, 1, 2, 5)."""
+    """The kernel's list format: ``0-2,5`` is (0, 1, 2, 5). () for anything else."""
     cpus: list[int] = []
-    for part in filter(None, text.strip().split(",")):
-        first, _, last = part.partition("-")
-        cpus.extend(range(int(first), int(last or first) + 1))
+    for part in text.strip().split(","):
+        match = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", part)
+        if match is None:
+            return ()
+        cpus.extend(range(int(match[1]), int(match[2] or match[1]) + 1))
     return tuple(cpus)
 
 
@@ -93,12 +95,12 @@ def cpu_quota(root: Path = ROOT) -> float | None:
     limits = []
     for path in _cgroup_files(root, "cpu.max", "cpu"):
         quota, _, period = (_text(root, path) or "").partition(" ")
-        if quota.isdigit() and period.isdigit() and int(period):
+        if quota.isdecimal() and period.isdecimal() and int(period):
             limits.append(int(quota) / int(period))
     for path in _cgroup_files(root, "cpu.cfs_quota_us", "cpu"):
         quota = _text(root, path) or ""
         period = _text(root, path.replace("quota", "period")) or ""
-        if quota.isdigit() and period.isdigit() and int(period):
+        if quota.isdecimal() and period.isdecimal() and int(period):
             limits.append(int(quota) / int(period))
     return min(limits, default=None)
 
@@ -111,7 +113,7 @@ def memory_bytes(root: Path = ROOT) -> int | None:
     limits = [total]
     for name in ("memory.max", "memory.limit_in_bytes"):
         texts = (_text(root, path) or "" for path in _cgroup_files(root, name, "memory"))
-        limits.extend(int(text) for text in texts if text.isdigit())
+        limits.extend(int(text) for text in texts if text.isdecimal())
     return min(limits)
 
 
@@ -138,16 +140,17 @@ def _os_name(root: Path) -> str:
 
 
 def _load(root: Path) -> str | None:
-    text = _text(root, "proc/loadavg")
+    match = re.match(r"\d+\.\d+", _text(root, "proc/loadavg") or "")
     cpus = cpus_usable(root)
-    if not text or float(text.split()[0]) <= cpus:
+    if match is None or float(match[0]) <= cpus:
         return None
-    load = text.split()[0]
-    return f"the load average is {load} on {cpus} CPUs; end other work, or wait a minute, and measure again"
+    return (
+        f"the load average is {match[0]} on {cpus} CPUs; end other work, or wait a minute, and measure again"
+    )
 
 
 def _pressure(root: Path) -> str | None:
-    match = re.search(r"^some avg10=([\d.]+)", _text(root, "proc/pressure/cpu") or "", re.MULTILINE)
+    match = re.search(r"^some avg10=(\d+\.\d+)", _text(root, "proc/pressure/cpu") or "", re.MULTILINE)
     if match is None or float(match.group(1)) <= PRESSURE_TOLERATED_PERCENT:
         return None
     return f"for {match.group(1)} % of the last 10 s some task waited for a CPU; end other work, then measure"
@@ -184,7 +187,7 @@ def _throttling(root: Path) -> str | None:
     counts = [
         int(text)
         for f in root.glob("sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/*_throttle_count")
-        if (text := _read(f)) and text.isdigit()
+        if (text := _read(f)) and text.isdecimal()
     ]
     if not any(counts):
         return None

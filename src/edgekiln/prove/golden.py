@@ -81,6 +81,9 @@ def record(
     outputs = [{name: np.asarray(v) for name, v in runner(sample).items()} for sample in inputs]
     for output in outputs:
         for name, values in output.items():
+            if values.dtype.kind not in "fiub":
+                cure = "End the graph before the operator that makes it"
+                raise BadInput(doing, subject, f"output '{name}' is not numeric", cure)
             if not np.isfinite(np.asarray(values, np.float64)).all():
                 cure = "Use another recipe; this artifact must not ship"
                 raise BadInput(doing, subject, f"output '{name}' holds NaN or infinite values", cure)

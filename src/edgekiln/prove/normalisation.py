@@ -21,7 +21,8 @@ SIGNIFICANT = 0.01
 LEAST_GAIN = 0.01
 SMALL_SET_MARGIN = 0.10
 SMALL_SET_NET_HITS = 3
-SMALL_SET_LOG_SHARE = 0.6
+SMALL_SET_LIKELIER_SHARE = 0.6
+SMALL_SET_NATS = 0.5
 
 
 class _Fit(Record, frozen=True, kw_only=True):
@@ -81,10 +82,8 @@ def _is_better(own: _Fit, other: _Fit, tried: int) -> bool:
     gain = (wins - losses) / n
     if gain >= LEAST_GAIN and sign_test(wins, losses) < SIGNIFICANT / tried:
         return True
-    likelier = sum(b > a for a, b in zip(own.log_likelihood, other.log_likelihood, strict=True)) / n
+    gains = [b - a for a, b in zip(own.log_likelihood, other.log_likelihood, strict=True)]
+    likelier = sum(g > 0 for g in gains) / n >= SMALL_SET_LIKELIER_SHARE or sum(gains) / n >= SMALL_SET_NATS
     return (
-        gain >= SMALL_SET_MARGIN
-        and wins - losses >= SMALL_SET_NET_HITS
-        and 3 * losses <= wins
-        and likelier >= SMALL_SET_LOG_SHARE
+        gain >= SMALL_SET_MARGIN and wins - losses >= SMALL_SET_NET_HITS and 3 * losses <= wins and likelier
     )
