@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 FP16_MAX = 65504.0
 """Largest finite float16 (IEEE 754-2008 binary16)."""
 FP16_TINY = 2.0**-24
-"""Smallest positive float16; half of it and less rounds to zero."""
+"""Smallest positive (subnormal) float16."""
+
+BF16_MAX = 2.0**128 - 2.0**120
+"""Largest finite bfloat16: float32's exponent with 8 significant bits."""
+BF16_TINY = 2.0**-133
+"""Smallest positive (subnormal) bfloat16."""
 
 _STAYS_FLOAT = {"Resize": (1, 2), "Upsample": (1,)}
 """Inputs that ONNX declares float32 whatever the data is (regions, scales)."""
@@ -67,7 +72,7 @@ def weight_loss(model: ModelProto, arithmetic: str) -> WeightLoss:
     import numpy as np
     from onnx import numpy_helper
 
-    top, tiny = (FP16_MAX, FP16_TINY) if arithmetic == "fp16" else (3.3895313892515355e38, 2.0**-133)
+    top, tiny = (FP16_MAX, FP16_TINY) if arithmetic == "fp16" else (BF16_MAX, BF16_TINY)
     total = beyond = below = 0
     for tensor in _floats(model):
         size = np.abs(numpy_helper.to_array(tensor))
@@ -217,16 +222,13 @@ class _Bfloat16:
             for names in (node.input, node.output):
                 for index, name in enumerate(names):
                     names[index] = ends.get(name, name)
-        self.types.update({end: self.float for end in ends.values()})
+        self.types.update(dict.fromkeys(ends.values(), self.float))
         return ends
 
     def _initializers(self) -> None:
         """Weights become bfloat16, unless only inputs that must be float32 read them."""
         kept = {
-            node.input[i]
-            for node in self.graph.node
-            for i in self._float_inputs(node)
-            if i < len(node.input)
+            node.input[i] for node in self.graph.node for i in self._float_inputs(node) if i < len(node.input)
         }
         for tensor in self.graph.initializer:
             if tensor.data_type == self.float:
@@ -294,6 +296,5 @@ def _round(tensor: TensorProto) -> None:
     exact = numpy_helper.to_array(tensor)
     low = exact.astype(ml_dtypes.bfloat16)
     overflow = np.isinf(low) & np.isfinite(exact)
-    top = np.asarray(ml_dtypes.finfo(ml_dtypes.bfloat16).max)
-    low = np.where(overflow, np.copysign(top, exact).astype(ml_dtypes.bfloat16), low)
+    low = np.where(overflow, np.copysign(BF16_MAX, exact).astype(ml_dtypes.bfloat16), low)
     tensor.CopyFrom(numpy_helper.from_array(np.asarray(low), tensor.name))

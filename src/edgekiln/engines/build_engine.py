@@ -91,7 +91,7 @@ def build(trt: Any, folder: Path, cache: bytes = b"", capability: str | None = N
     """
     errors = []
 
-    class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
+    class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 

@@ -20,11 +20,14 @@ if TYPE_CHECKING:
 
 ARITHMETIC = {"fp16": "FLOAT16", "bf16": "BFLOAT16"}
 
-MOVES = frozenset(
-    "Abs Concat DepthToSpace Expand Flatten Gather GatherElements GatherND GlobalMaxPool Identity Max MaxPool "
-    "Min Neg Pad Relu Reshape ScatterElements ScatterND Slice SpaceToDepth Split Squeeze Tile TopK Transpose "
-    "Unsqueeze Where".split()
-)
+# fmt: off
+MOVES = frozenset((
+    "Abs", "Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements", "GatherND",
+    "GlobalMaxPool", "Identity", "Max", "MaxPool", "Min", "Neg", "Pad", "Relu", "Reshape",
+    "ScatterElements", "ScatterND", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "TopK",
+    "Transpose", "Unsqueeze", "Where",
+))
+# fmt: on
 """Operators that give back values they were given (or a sign or zero): rounding them changes nothing."""
 
 

@@ -52,7 +52,9 @@ def convert(variant: Variant, variant_folder: Path, device: Device, into: Path) 
     files.write_json(into / build_engine.PLAN, plan)
     files.write_bytes(into / "build_engine.py", Path(build_engine.__file__).read_bytes())
     checks = (
-        Check(name="tensorrt-rules", passed=True, detail="opset, quantisation forms, types, scales, zero points"),
+        Check(
+            name="tensorrt-rules", passed=True, detail="opset, quantisation forms, types, scales, zero points"
+        ),
         check(into, _CHECKED_AS, _remark(device)),
     )
     options: dict[str, Scalar] = {"plan": build_engine.PLAN, "tf32": plan.tf32}

@@ -72,12 +72,10 @@ def check(folder: Path, capability: str, remark: str, time_limit_s: float = TIME
     if verdict.ok is None:
         return Check(name=NAME, passed=None, detail=verdict.errors[0]["message"])
     if not verdict.ok:
-        raise ConversionFailed(
-            "building a TensorRT engine from",
-            MODEL,
-            f"TensorRT-RTX {verdict.version} rejects it: {'; '.join(_sentence(e) for e in verdict.errors[:3])}",
-            "Choose another recipe, or change the model at that node",
-        )
+        said = "; ".join(_sentence(e) for e in verdict.errors[:3])
+        why = f"TensorRT-RTX {verdict.version} rejects it: {said}"
+        cure = "Choose another recipe, or change the model at that node"
+        raise ConversionFailed("building a TensorRT engine from", MODEL, why, cure)
     detail = f"parsed and built ahead of time for {capability} with TensorRT-RTX {verdict.version}; {remark}"
     return Check(name=NAME, passed=True, detail=detail)
 

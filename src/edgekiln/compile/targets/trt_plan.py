@@ -67,7 +67,7 @@ def tensorrt_for(opset: int) -> tuple[int, int] | None:
 
 
 def opset_of(model: ModelProto) -> int:
-    return next(o.version for o in model.opset_import if o.domain in {"", "ai.onnx"})
+    return next(int(o.version) for o in model.opset_import if o.domain in {"", "ai.onnx"})
 
 
 def make_plan(model: ModelProto, device: Device, recipe: str) -> Plan:
@@ -102,7 +102,9 @@ def _workspace(device: Device) -> tuple[int | None, str]:
 def _profiles(model: ModelProto) -> tuple[dict[str, Range], ...]:
     """One profile over all inputs, or none where every input is static."""
     constants = {i.name for i in model.graph.initializer}
-    ranges = {p.key.removeprefix(AXIS_KEY): p.value for p in model.metadata_props if p.key.startswith(AXIS_KEY)}
+    ranges = {
+        p.key.removeprefix(AXIS_KEY): p.value for p in model.metadata_props if p.key.startswith(AXIS_KEY)
+    }
     shapes = {i.name: _range(i, ranges) for i in model.graph.input if i.name not in constants}
     return (shapes,) if any(s.min != s.max for s in shapes.values()) else ()
 

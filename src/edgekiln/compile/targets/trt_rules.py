@@ -17,11 +17,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto, NodeProto, TensorProto
 
-_OTHER_FORMS = frozenset(
-    "QLinearConv QLinearMatMul ConvInteger MatMulInteger DynamicQuantizeLinear QLinearAdd QLinearMul "
-    "QLinearGlobalAveragePool QLinearAveragePool QLinearConcat QLinearSigmoid QLinearLeakyRelu QGemm "
-    "DynamicQuantizeMatMul MatMulIntegerToFloat MatMulNBits".split()
-)
+# fmt: off
+_OTHER_FORMS = frozenset((
+    "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear",
+    "QLinearAdd", "QLinearMul", "QLinearGlobalAveragePool", "QLinearAveragePool", "QLinearConcat",
+    "QLinearSigmoid", "QLinearLeakyRelu", "QGemm", "DynamicQuantizeMatMul", "MatMulIntegerToFloat",
+    "MatMulNBits",
+))
+# fmt: on
 
 
 def violations(model: ModelProto) -> tuple[str, ...]:

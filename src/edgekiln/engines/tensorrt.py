@@ -1,0 +1,143 @@
+"""TensorRT 10 or 11 on the device's GPU. Not executed here: no machine of this project had both.
+
+Memory is handled by ``cuda.bindings`` (pip install cuda-python), the smallest that NVIDIA maintains and
+what its own TensorRT samples use. The engine is built on first use by ``build_engine`` and kept in the
+user's cache folder, never beside the artifact: an engine file is native code, and bundles come from
+strangers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekiln.engines import Arrays, build_engine
+from edgekiln.errors import BadInput, MachineFault, NotRunnableHere
+from edgekiln.records import Artifact
+
+_DOING = "opening with TensorRT"
+
+
+def engine_folder() -> Path:
+    """Where built engines and the timing cache are kept."""
+    import platformdirs
+
+    return platformdirs.user_cache_path("edgekiln") / "engines"
+
+
+def open(artifact: Artifact, folder: Path, threads: int) -> _Execution:
+    """The engine of ``folder`` (model.onnx, plan.json), built if this device has none yet (minutes).
+
+    ``threads`` does not apply to a GPU. Raises NotRunnableHere without tensorrt, cuda-python or a GPU, and
+    where TensorRT refuses the graph; MachineFault when CUDA fails.
+    """
+    del threads
+    try:
+        import tensorrt as trt
+        from cuda.bindings import runtime as cudart  # type: ignore[import-not-found, unused-ignore]
+    except ImportError as error:
+        why = f"the Python package {error.name or error} is not installed"
+        cure = "On a Jetson, JetPack brings tensorrt; then: pip install cuda-python"
+        raise NotRunnableHere(_DOING, artifact.entry, why, cure) from error
+    try:
+        gpu = build_engine.gpu_name()
+    except OSError as error:
+        cure = "Run it on a machine with an NVIDIA GPU and its driver"
+        raise NotRunnableHere(_DOING, artifact.entry, f"no NVIDIA GPU answers ({error})", cure) from error
+    try:
+        path = build_engine.prepare(trt, folder, engine_folder(), gpu)
+    except build_engine.BuildFailed as error:
+        cure = "Choose another recipe, or another TensorRT version"
+        raise NotRunnableHere(_DOING, artifact.entry, str(error), cure) from error
+    runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
+    engine = runtime.deserialize_cuda_engine(path.read_bytes())
+    if engine is None:
+        cure = f"Delete {path}; it is built anew"
+        raise NotRunnableHere(_DOING, artifact.entry, "TensorRT can't read the engine it built", cure)
+    return _Execution(trt, cudart, runtime, engine)
+
+
+class _Execution:
+    """One execution context, one stream, one buffer per tensor that grows and is used again."""
+
+    def __init__(self, trt: Any, cudart: Any, runtime: Any, engine: Any) -> None:
+        self._cudart = cudart
+        # The runtime must outlive the engine, and the engine its context.
+        self._alive = [runtime, engine]
+        self._context = engine.create_execution_context()
+        self._stream = self._cuda(cudart.cudaStreamCreate())
+        self._buffers: dict[str, tuple[int, int]] = {}
+        names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+        self._dtypes = {name: np.dtype(trt.nptype(engine.get_tensor_dtype(name))) for name in names}
+        self._inputs = [n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
+        self._outputs = [n for n in names if n not in self._inputs]
+
+    def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        if set(inputs) != set(self._inputs):
+            why = f"the inputs are {', '.join(sorted(inputs))}"
+            raise BadInput("running with TensorRT", "engine", why, f"Give {', '.join(self._inputs)}")
+        host = {n: np.ascontiguousarray(inputs[n], dtype=self._dtypes[n]) for n in self._inputs}
+        kinds = self._cudart.cudaMemcpyKind
+        for name, array in host.items():
+            if not self._context.set_input_shape(name, array.shape):
+                cure = "Give a shape between the profile's min and max (plan.json)"
+                raise BadInput("running with TensorRT", name, f"shape {array.shape} is outside", cure)
+            self._copy(
+                self._place(name, array.nbytes), array.ctypes.data, array.nbytes, kinds.cudaMemcpyHostToDevice
+            )
+        results = {name: self._result(name) for name in self._outputs}
+        for name, array in results.items():
+            self._place(name, array.nbytes)
+        if not self._context.execute_async_v3(self._stream):
+            raise MachineFault(
+                "running with TensorRT", "engine", "it reports failure", "See TensorRT's log above"
+            )
+        for name, array in results.items():
+            self._copy(array.ctypes.data, self._buffers[name][0], array.nbytes, kinds.cudaMemcpyDeviceToHost)
+        self._cuda(self._cudart.cudaStreamSynchronize(self._stream))
+        return results
+
+    def close(self) -> None:
+        for pointer, _ in self._buffers.values():
+            self._cuda(self._cudart.cudaFree(pointer))
+        self._buffers.clear()
+        if self._stream is not None:
+            self._cuda(self._cudart.cudaStreamDestroy(self._stream))
+        self._stream = self._context = None
+        self._alive.clear()
+
+    def _result(self, name: str) -> NDArray[Any]:
+        """An empty array for an output, of the shape that the inputs of this call give it."""
+        shape = tuple(self._context.get_tensor_shape(name))
+        if any(size < 0 for size in shape):
+            why = f"the shape of output {name} depends on the data, {shape}"
+            cure = "Change the model so that its output has a fixed size"
+            raise NotRunnableHere("running with TensorRT", name, why, cure)
+        return np.empty(shape, dtype=self._dtypes[name])
+
+    def _place(self, name: str, size: int) -> int:
+        """The address of the device buffer of ``name`` with room for ``size`` bytes, told to the context."""
+        pointer, room = self._buffers.get(name, (0, 0))
+        if room < size:
+            if room:
+                self._cuda(self._cudart.cudaFree(pointer))
+                del self._buffers[name]
+            pointer = int(self._cuda(self._cudart.cudaMalloc(size)))
+            self._buffers[name] = pointer, size
+        self._context.set_tensor_address(name, pointer)
+        return pointer
+
+    def _copy(self, to: int, source: int, size: int, kind: Any) -> None:
+        self._cuda(self._cudart.cudaMemcpyAsync(to, source, size, kind, self._stream))
+
+    def _cuda(self, answer: Any) -> Any:
+        """The value of a CUDA call; raises MachineFault with CUDA's name for the error."""
+        status, *values = answer
+        if int(status) != 0:
+            name = self._cudart.cudaGetErrorName(status)[1]
+            why = name.decode() if isinstance(name, bytes) else str(name)
+            raise MachineFault("running with TensorRT", "CUDA", why, "Free GPU memory, or check the driver")
+        return values[0] if values else None
