@@ -49,7 +49,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Row:
-    """One artifact's timing run in milliseconds; ``percentiles`` are P50, P95 and P99 as evidence has them."""
+    """One artifact's timing run in milliseconds; ``percentiles`` are P50, P95 and P99."""
 
     number: int
     name: str

@@ -101,11 +101,12 @@ def _point(candidate: Candidate, cost: Column, quality: Column) -> Point:
 def strips(found: Sequence[Candidate], key: str, device: str) -> tuple[str, str] | None:
     rows = [
         Row(
-            c.number,
-            numbers.plain(c.name),
-            c.proof.latency_ms,
-            c.cells["latency_p50_ms"].how or "how unknown",
-            c.role,
+            number=c.number,
+            name=numbers.plain(c.name),
+            samples=c.proof.latency_ms,
+            percentiles=_percentiles(c),
+            how=c.cells["latency_p50_ms"].how or "origin not recorded",
+            role=c.role,
         )
         for c in found
         if c.proof.latency_ms
