@@ -49,11 +49,12 @@ class Point:
 
 @dataclass(frozen=True)
 class Row:
-    """One artifact's timing run: raw samples in milliseconds."""
+    """One artifact's timing run in milliseconds; ``percentiles`` are P50, P95 and P99."""
 
     number: int
     name: str
     samples: tuple[float, ...]
+    percentiles: tuple[float, float, float]
     how: str
     role: Role
 
@@ -76,12 +77,19 @@ def mark(how: str | None, x: float, y: float, size: float = 5.0) -> str:
             f'<path d="M{x:.1f} {y - d:.1f}l{d:.1f} {d:.1f}-{d:.1f} {d:.1f}-{d:.1f}-{d:.1f}z" class="ring"/>'
         )
     else:
-        body = f'<path d="M{x - s:.1f} {y - s:.1f}l{2 * s:.1f} {2 * s:.1f}m0-{2 * s:.1f}l-{2 * s:.1f} {2 * s:.1f}" class="ring"/>'
+        d = 2 * s
+        path = f"M{x - s:.1f} {y - s:.1f}l{d:.1f} {d:.1f}m0-{d:.1f}l-{d:.1f} {d:.1f}"
+        body = f'<path d="{path}" class="ring"/>'
     return f'<g class="mark">{body}</g>'
 
 
+def word_mark(how: str | None) -> str:
+    """The same shape at the size of a word."""
+    return f'<svg class="how-mark" viewBox="0 0 14 14" aria-hidden="true">{mark(how, 7, 7, 4.6)}</svg>'
+
+
 def pareto(points: Sequence[Point]) -> tuple[int, ...]:
-    """Indexes, from left to right, of the points that no other beats on both axes (both smaller is better)."""
+    """Indexes, from left to right, of the points that no other beats on both axes (less is better)."""
     front = []
     best = float("inf")
     for index in sorted(range(len(points)), key=lambda i: (points[i].x, points[i].y)):
@@ -104,13 +112,15 @@ def scatter(
     ends = [b for p in points if p.x_interval for b in p.x_interval if b > 0]
     x = layout.scale([p.x for p in points] + ends, area.x, area.x + area.width)
     y = _quality_scale(points, y_axis, area)
+    limits, broken = _limits(x, x_axis, y, y_axis, area)
     front, whiskers = _front(points, x, y, y_axis), _whiskers(points, x, y)
     body = (
         _grid(x, x_axis, y, y_axis, area, narrow),
-        _limits(x, x_axis, y, y_axis, area),
+        "".join(_shade(box) for box in broken),
+        _lines(limits, "limit"),
         _lines(front, "frontline"),
         _lines(whiskers, "whisker"),
-        _labels(points, x, y, area, narrow, [*front, *whiskers]),
+        _labels(points, x, y, area, narrow, [*front, *whiskers, *limits]),
         _points(points, x, y),
     )
     return _svg(width, height, "".join(body), key, "Candidates by cost and quality", description)
@@ -129,29 +139,30 @@ def _quality_scale(points: Sequence[Point], axis: Axis, area: Box) -> Scale:
 
 def _grid(x: Scale, x_axis: Axis, y: Scale, y_axis: Axis, area: Box, narrow: bool) -> str:
     bottom, right = area.y + area.height, area.x + area.width
-    parts = []
     x_ticks, y_ticks = x.ticks(4 if narrow else 9), y.ticks(5)
+    parts = [_lines([(x(tick), area.y, x(tick), bottom) for tick in x_ticks], "grid")]
+    parts.append(_lines([(area.x, y(tick), right, y(tick)) for tick in y_ticks], "grid"))
     for tick, text in zip(x_ticks, _tick_texts(x_ticks, x_axis.factor), strict=True):
-        at = f"{x(tick):.1f}"
-        parts.append(f'<line class="grid" x1="{at}" x2="{at}" y1="{area.y:.0f}" y2="{bottom:.0f}"/>')
-        parts.append(f'<text class="tick" x="{at}" y="{bottom + 18:.0f}" text-anchor="middle">{text}</text>')
+        parts.append(_text(x(tick), bottom + 18, text, "tick", "middle"))
     for tick, text in zip(y_ticks, _tick_texts(y_ticks, y_axis.factor), strict=True):
-        at = f"{y(tick):.1f}"
-        parts.append(f'<line class="grid" x1="{area.x:.0f}" x2="{right:.0f}" y1="{at}" y2="{at}"/>')
-        parts.append(
-            f'<text class="tick" x="{area.x - 8:.0f}" y="{y(tick) + 4:.1f}" text-anchor="end">{text}</text>'
-        )
-    centre = area.x + area.width / 2
-    title = escape(x_axis.title)
+        parts.append(_text(area.x - 8, y(tick) + 4, text, "tick", "end"))
+    parts.append(_text(area.x + area.width / 2, bottom + 42, escape(x_axis.title), "axis", "middle"))
     parts.append(
-        f'<text class="axis" x="{centre:.0f}" y="{bottom + 42:.0f}" text-anchor="middle">{title}</text>'
-    )
-    middle = area.y + area.height / 2
-    parts.append(
-        f'<text class="axis" transform="translate(12 {middle:.0f}) rotate(-90)" text-anchor="middle">'
-        f"{escape(y_axis.title)}</text>"
+        f'<text class="axis" transform="translate(12 {area.y + area.height / 2:.0f}) rotate(-90)"'
+        f' text-anchor="middle">{escape(y_axis.title)}</text>'
     )
     return "".join(parts)
+
+
+def _text(x: float, y: float, body: str, css: str, anchor: str = "start") -> str:
+    """``body`` is SVG already: what comes from a stranger has been escaped."""
+    return f'<text class="{css}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{body}</text>'
+
+
+def _lines(lines: Sequence[Line], css: str) -> str:
+    return "".join(
+        f'<line class="{css}" x1="{a:.1f}" y1="{b:.1f}" x2="{c:.1f}" y2="{d:.1f}"/>' for a, b, c, d in lines
+    )
 
 
 def _tick_texts(ticks: Sequence[float], factor: float) -> list[str]:
@@ -163,26 +174,28 @@ def _tick_texts(ticks: Sequence[float], factor: float) -> list[str]:
     return [numbers.significant(v) for v in values]
 
 
-def _limits(x: Scale, x_axis: Axis, y: Scale, y_axis: Axis, area: Box) -> str:
-    parts = []
+def _limits(x: Scale, x_axis: Axis, y: Scale, y_axis: Axis, area: Box) -> tuple[list[Line], list[Box]]:
+    """The budget's limits, and the sides of them that break it."""
+    bottom, right = area.y + area.height, area.x + area.width
+    lines: list[Line] = []
+    broken: list[Box] = []
     if y_axis.limit is not None and y.low <= y_axis.limit <= y.high:
         at = y(y_axis.limit)
-        broken = (area.y, at) if y_axis.better < 0 else (at, area.y + area.height)
-        parts.append(
-            f'<rect class="broken" x="{area.x:.0f}" y="{broken[0]:.1f}" width="{area.width:.0f}"'
-            f' height="{max(broken[1] - broken[0], 0):.1f}"/>'
-            f'<line class="limit" x1="{area.x:.0f}" x2="{area.x + area.width:.0f}" y1="{at:.1f}" y2="{at:.1f}">'
-            "<title>limit of the budget</title></line>"
-        )
+        top, low = (area.y, at) if y_axis.better < 0 else (at, bottom)
+        lines.append((area.x, at, right, at))
+        broken.append(Box(area.x, top, area.width, low - top))
     if x_axis.limit is not None and x.low <= x_axis.limit <= x.high:
         at = x(x_axis.limit)
-        parts.append(
-            f'<rect class="broken" x="{at:.1f}" y="{area.y:.0f}" width="{area.x + area.width - at:.1f}"'
-            f' height="{area.height:.0f}"/>'
-            f'<line class="limit" x1="{at:.1f}" x2="{at:.1f}" y1="{area.y:.0f}" y2="{area.y + area.height:.0f}">'
-            "<title>limit of the budget</title></line>"
-        )
-    return "".join(parts)
+        lines.append((at, area.y, at, bottom))
+        broken.append(Box(at, area.y, right - at, area.height))
+    return lines, broken
+
+
+def _shade(box: Box) -> str:
+    return (
+        f'<rect class="broken" x="{box.x:.1f}" y="{box.y:.1f}" width="{max(box.width, 0):.1f}"'
+        f' height="{max(box.height, 0):.1f}"/>'
+    )
 
 
 def _front(points: Sequence[Point], x: Scale, y: Scale, y_axis: Axis) -> list[Line]:
@@ -199,12 +212,6 @@ def _whiskers(points: Sequence[Point], x: Scale, y: Scale) -> list[Line]:
     return [(x(p.x_interval[0]), y(p.y), x(p.x_interval[1]), y(p.y)) for p in points if p.x_interval]
 
 
-def _lines(lines: Sequence[Line], css: str) -> str:
-    return "".join(
-        f'<line class="{css}" x1="{a:.1f}" y1="{b:.1f}" x2="{c:.1f}" y2="{d:.1f}"/>' for a, b, c, d in lines
-    )
-
-
 def _labels(
     points: Sequence[Point], x: Scale, y: Scale, area: Box, narrow: bool, drawn: Sequence[Line]
 ) -> str:
@@ -216,7 +223,7 @@ def _labels(
         name = f"{number} {layout.shorten(point.name, 24 if narrow else 44)}"
         texts = (name, number) if point.role == "chosen" or not narrow else (number,)
         wanted.append(Wanted(x(point.x), y(point.y), texts))
-    placed = layout.place(wanted, area, _TEXT, 7.5, drawn)
+    placed = layout.place(wanted, area, _TEXT, 8.5, drawn)
     return _lines([label.leader for label in placed if label.leader], "leader") + "".join(
         _label(points[i], label, x(points[i].x)) for i, label in zip(order, placed, strict=True)
     )
@@ -233,10 +240,16 @@ def _label(point: Point, label: layout.Label, at: float) -> str:
 
 
 def _points(points: Sequence[Point], x: Scale, y: Scale) -> str:
-    """The marks, the first candidate last, so that the chosen one lies on top."""
+    """The marks, the first candidate last, so that the chosen one lies on top. The front has a ring."""
+    rings = {
+        p.number: f'<circle class="halo" cx="{x(p.x):.1f}" cy="{y(p.y):.1f}" r="8.5"/>'
+        for p in points
+        if p.role == "front"
+    }
     return "".join(
-        f'<g class="{p.role}" data-c="{p.number}">{mark(p.how, x(p.x), y(p.y), 6.5 if p.role == "chosen" else 5)}'
-        f"<title>{escape(p.title)}</title></g>"
+        f'<g class="{p.role}" data-c="{p.number}">'
+        f"{mark(p.how, x(p.x), y(p.y), 6.5 if p.role == 'chosen' else 5.0)}"
+        f"{rings.get(p.number, '')}<title>{escape(p.title)}</title></g>"
         for p in reversed(points)
     )
 
@@ -254,21 +267,15 @@ def strips(rows: Sequence[Row], width: int, key: str, description: str) -> str:
     line, top = (64, 10) if narrow else (44, 14)
     left, right = (8.0, width - 14.0) if narrow else (272.0, width - 190.0)
     height = top + line * len(rows) + (44 if narrow else 46)
-    tails = [float(np.percentile(row.samples, 99)) for row in rows]
     lows = [min(row.samples) for row in rows]
-    x = layout.scale([*lows, *tails], left, right)
+    x = layout.scale([*lows, *(row.percentiles[2] for row in rows)], left, right)
     bottom = top + line * len(rows)
-    body = []
     ticks = x.ticks(4 if narrow else 7)
+    body = [_lines([(x(tick), top, x(tick), bottom) for tick in ticks], "grid")]
     for tick, text in zip(ticks, _tick_texts(ticks, 1), strict=True):
-        body.append(f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{top}" y2="{bottom}"/>')
-        body.append(
-            f'<text class="tick" x="{x(tick):.1f}" y="{bottom + 18}" text-anchor="middle">{text}</text>'
-        )
+        body.append(_text(x(tick), bottom + 18, text, "tick", "middle"))
     title = "Latency, ms (logarithmic)" if x.log else "Latency, ms"
-    body.append(
-        f'<text class="axis" x="{(left + right) / 2:.0f}" y="{bottom + 38}" text-anchor="middle">{title}</text>'
-    )
+    body.append(_text((left + right) / 2, bottom + 38, title, "axis", "middle"))
     for index, row in enumerate(rows):
         body.append(_strip(row, x, top + index * line, line, width, narrow))
     return _svg(width, height, "".join(body), key, "Latency of each timing run", description)
@@ -276,7 +283,7 @@ def strips(rows: Sequence[Row], width: int, key: str, description: str) -> str:
 
 def _strip(row: Row, x: Scale, top: float, line: float, width: int, narrow: bool) -> str:
     base = top + line - (10 if narrow else 9)
-    p50, p95, p99 = (float(v) for v in np.percentile(row.samples, (50, 95, 99)))
+    p50, p95, p99 = row.percentiles
     beyond = sum(v > x.high for v in row.samples)
     figures = f"{numbers.ms(p50)} / {numbers.ms(p95)} / {numbers.ms(p99)}"
     name = escape(layout.shorten(row.name, 26 if narrow else 36))
@@ -285,22 +292,14 @@ def _strip(row: Row, x: Scale, top: float, line: float, width: int, narrow: bool
     if beyond:
         sub += f", {beyond} off the axis, max {numbers.ms(max(row.samples))}"
     if narrow:
-        texts = (
-            f'<text class="label {row.role}" x="8" y="{top + 15:.0f}">{label}</text>'
-            f'<text class="tick strong" x="{width - 14}" y="{top + 15:.0f}" text-anchor="end">{figures}</text>'
-        )
+        texts = _text(8, top + 15, label, f"label {row.role}")
+        texts += _text(width - 14, top + 15, figures, "tick strong", "end")
     else:
-        texts = (
-            f'<text class="label {row.role}" x="0" y="{base - 15:.0f}">{label}</text>'
-            f'<text class="tick" x="0" y="{base + 1:.0f}">{sub}</text>'
-            f'<text class="tick strong" x="{width}" y="{base - 6:.0f}" text-anchor="end">{figures}</text>'
-        )
+        texts = _text(0, base - 15, label, f"label {row.role}") + _text(0, base + 1, sub, "tick")
+        texts += _text(width, base - 6, figures, "tick strong", "end")
     shape = _histogram(row.samples, x, base, 24 if narrow else 26)
-    tops = ((p50, 28, "p50"), (p95, 19, "p95"), (p99, 19, "p99"))
-    bars = "".join(
-        f'<line class="{css}" x1="{x(v):.1f}" x2="{x(v):.1f}" y1="{base - tall}" y2="{base + 3:.0f}"/>'
-        for v, tall, css in tops
-    )
+    tall = ((p50, 28, "p50"), (p95, 19, "p95"), (p99, 19, "p99"))
+    bars = "".join(_lines([(x(v), base - high, x(v), base + 3)], css) for v, high, css in tall)
     tip = f"{row.name}: P50 {numbers.ms(p50)}, P95 {numbers.ms(p95)}, P99 {numbers.ms(p99)} ms, {sub}"
     return (
         f'<g class="strip {row.role}" data-c="{row.number}"><title>{escape(tip)}</title>'
@@ -317,8 +316,9 @@ def _histogram(samples: Sequence[float], x: Scale, base: float, tall: float) -> 
     bins = max(int((x.end - x.start) / 4), 1)
     counts, edges = np.histogram(inside, bins=bins, range=(x.start, x.end))
     most = max(int(counts.max()), 1)
+    step = float(edges[1] - edges[0]) - 0.6
     bars = "".join(
-        f"M{edges[i]:.1f} {base:.1f}v{-max(tall * counts[i] / most, 1.5):.1f}h{edges[i + 1] - edges[i] - 0.6:.1f}V{base:.1f}z"
+        f"M{edges[i]:.1f} {base:.1f}v{-max(tall * counts[i] / most, 1.5):.1f}h{step:.1f}V{base:.1f}z"
         for i in np.flatnonzero(counts)
     )
     return f'<path class="bars" d="{bars}"/>'
@@ -332,8 +332,9 @@ def nodes_bar(before: int, after: int, most: int) -> str:
     wide = 120.0
     a, b = (wide * n / max(most, 1) for n in (before, after))
     return (
-        f'<svg class="nodes" viewBox="0 0 {wide:.0f} 14" width="{wide:.0f}" height="14" role="img" aria-label='
-        f'"{before} nodes before, {after} after"><rect class="before" y="1" width="{a:.1f}" height="5" rx="1"/>'
+        f'<svg class="nodes" viewBox="0 0 {wide:.0f} 14" width="{wide:.0f}" height="14" role="img"'
+        f' aria-label="{before} nodes before, {after} after">'
+        f'<rect class="before" y="1" width="{a:.1f}" height="5" rx="1"/>'
         f'<rect class="after" y="8" width="{b:.1f}" height="5" rx="1"/></svg>'
     )
 

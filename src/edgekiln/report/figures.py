@@ -7,7 +7,7 @@ direction they get better. Evidence that no column knows is still listed, in the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from edgekiln.records import Budget, Evidence, How, Proof
@@ -117,6 +117,12 @@ def note(found: Evidence) -> str:
         parts.append(f"n = {found.n:,}")
     parts += [p for p in (found.where, found.source, found.reason) if p]
     return numbers.plain(" · ".join(parts))
+
+
+def common_how(cells: Sequence[Cell]) -> How | None:
+    """The evidence class that all known figures share; None where there are several or none."""
+    hows = {c.how for c in cells if c.value is not None}
+    return next(iter(hows)) if len(hows) == 1 else None
 
 
 @dataclass(frozen=True)

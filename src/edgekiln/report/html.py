@@ -39,9 +39,7 @@ def render(build: Build) -> str:
         }
     )
     environment.globals.update(
-        mark=lambda how: Markup(
-            f'<svg class="how-mark" viewBox="0 0 14 14" aria-hidden="true">{charts.mark(how, 7, 7, 4.6)}</svg>'
-        ),
+        mark=lambda how: Markup(charts.word_mark(how)),
         draw=Markup,
         nodes_bar=lambda a, b, most: Markup(charts.nodes_bar(a, b, most)),
         op_changes=view.op_changes,

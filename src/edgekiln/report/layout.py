@@ -78,7 +78,7 @@ def scale(values: Sequence[float], start: float, end: float, log: bool | None = 
         margin = max((high / low) ** 0.08, 1.1)
         return Scale(low / margin, high * margin, start, end, True)
     span = high - low or abs(high) * 0.5 or 1.0
-    return Scale(low - 0.08 * span, high + 0.08 * span, start, end)
+    return Scale(low - 0.1 * span, high + 0.1 * span, start, end)
 
 
 def _ticks(low: float, high: float, about: int) -> tuple[float, ...]:
@@ -115,7 +115,7 @@ def shorten(text: str, limit: int) -> str:
 
 @dataclass(frozen=True)
 class Label:
-    """A placed label: ``text`` in ``box``; ``leader`` where it lies too far away to be read as the point's."""
+    """A placed label: ``text`` in ``box``; ``leader`` where it lies too far from its point."""
 
     text: str
     box: Box
@@ -176,7 +176,8 @@ def _place_one(
         for box, near in _spots(point, width, height, mark, area, last):
             if not area.holds(box) or any(box.meets(t) for t in taken):
                 continue
-            if any(_crosses(line, box) for line in lines):
+            roomy = Box(box.x - 1, box.y - 1, width + 2, height + 2)
+            if any(_crosses(line, roomy) for line in lines):
                 continue
             leader = None if near else _leader(point, box)
             own = Box(point.x - mark, point.y - mark, 2 * mark, 2 * mark)

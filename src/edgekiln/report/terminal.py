@@ -18,6 +18,10 @@ from edgekiln.report.view import Device
 
 _STYLE = {"proven": "green", "unproven": "yellow", "none": "red"}
 _SHOWN = 6
+_TITLES_WIDE = (
+    "Accuracy drop\npoints", "Agreement\n%", "Latency, ms\nP50 / P95 / P99", "Memory\npeak MB", "Size\nMB",
+)  # fmt: skip
+_TITLES_NARROW = ("Accuracy\ndrop, pts", "Agreed\n%", "Latency\nms", "Memory\npeak MB", "Size\nMB")
 _COLUMNS = ("accuracy_drop", "agreement", *LATENCY, "memory_bytes", "size_bytes")
 
 
@@ -30,13 +34,7 @@ def decision_table(build: Build, width: int = 100) -> Table:
     wide = width >= 96
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False, header_style="bold")
     table.add_column("Device\nand artifact", overflow="fold", min_width=14)
-    for title in (
-        "Accuracy drop\npoints" if wide else "Accuracy\ndrop, pts",
-        "Agreement\n%" if wide else "Agreed\n%",
-    ):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("Latency, ms\nP50 / P95 / P99" if wide else "Latency\nms", justify="right", no_wrap=True)
-    for title in ("Memory\npeak MB", "Size\nMB"):
+    for title in _TITLES_WIDE if wide else _TITLES_NARROW:
         table.add_column(title, justify="right", no_wrap=True)
     for index, device in enumerate(view.devices(build)):
         if index:
