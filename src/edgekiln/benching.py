@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edgekiln.bundle import SUFFIX
 from edgekiln.bundle.unpack import opened
+from edgekiln.engines.onnxruntime import float_artifact
 from edgekiln.errors import BadInput
 from edgekiln.intake import random_inputs
 from edgekiln.model import signature
@@ -19,7 +20,7 @@ from edgekiln.model.importers import import_model
 from edgekiln.progress import Progress
 from edgekiln.prove.bench import BenchResult, compare
 from edgekiln.prove.timing import Contender
-from edgekiln.records import Artifact, Signature
+from edgekiln.records import Signature
 
 
 def bench(
@@ -74,22 +75,6 @@ def _contender(
         static = signature.fix_shapes(model.signature, shapes or _batch_of_one(model.signature))
         artifact = float_artifact(model.path, f"{prefix}: {path.name}")
         yield Contender(id=artifact.id, folder=scratch, artifact=artifact, engine=artifact.engine), static
-
-
-def float_artifact(entry: str, name: str) -> Artifact:
-    """A float ONNX file as it is, for ONNX Runtime."""
-    return Artifact(
-        id=name,
-        target="onnxruntime",
-        recipe="fp32",
-        engine="onnxruntime",
-        proof_engine="onnxruntime",
-        entry=entry,
-        files=(),
-        options={},
-        tools={},
-        precisions={},
-    )
 
 
 def _batch_of_one(takes: Signature) -> dict[str, tuple[int, ...]]:

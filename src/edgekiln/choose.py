@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgekiln.records import Budget, Choice, Evidence, Loser, Proof
+from edgekiln.prove.statistics import in_blocks, is_tie
+from edgekiln.records import Budget, Choice, Loser, Proof
 
 SQNR_FLOOR_DB = 20.0
 """Where neither labels nor class decisions exist, error power above 1 % of the signal's is a fault."""
@@ -119,24 +120,25 @@ def front(proofs: Sequence[Proof], cost: str, quality: str) -> tuple[str, ...]:
     return tuple(kept)
 
 
-def is_tie(a: Evidence | None, b: Evidence | None) -> bool:
-    """Two figures whose 95 % intervals overlap: this run can't tell them apart."""
-    if a is None or b is None or a.interval is None or b.interval is None:
-        return False
-    return a.interval[0] <= b.interval[1] and b.interval[0] <= a.interval[1]
+def same_cost(a: Proof, b: Proof, cost: str) -> bool:
+    """Whether the costs can't be told apart: latencies by the alternated run's rounds, sizes by 2 %."""
+    if cost == "latency_p50_ms":
+        return bool(a.latency_ms and b.latency_ms) and is_tie(
+            in_blocks(a.latency_ms), in_blocks(b.latency_ms)
+        )
+    one, other = a.value(cost), b.value(cost)
+    return one is not None and other is not None and abs(one - other) <= 0.02 * min(one, other)
 
 
 def _winner(fit: Sequence[Proof], cost: str, quality: str) -> Proof:
-    """The least cost; among those that tie with it by their intervals, the best quality, then size."""
+    """The least cost; among those that tie with it, the best quality, then size."""
 
     def price(p: Proof) -> float:
         value = p.value(cost)
         return float("inf") if value is None else value
 
     cheapest = min(fit, key=lambda p: (price(p), p.artifact.id))
-    same = [p for p in fit if p is cheapest or is_tie(p.get(cost), cheapest.get(cost))]
-    if cost == "size_bytes":
-        same += [p for p in fit if p not in same and price(p) <= price(cheapest) * 1.02]
+    same = [p for p in fit if p is cheapest or same_cost(p, cheapest, cost)]
     return max(same, key=lambda p: (p.value(quality) or float("-inf"), -price(p), p.artifact.id))
 
 
@@ -164,7 +166,7 @@ def _why(proof: Proof, winner: Proof | None, broken: Sequence[str], cost: str, q
     unit = {"latency_p50_ms": "ms", "size_bytes": "bytes"}[cost]
     if mine is None or best is None:
         return f"its {cost} is not known"
-    if is_tie(proof.get(cost), winner.get(cost)) or mine <= best * 1.02:
+    if same_cost(proof, winner, cost):
         return f"as cheap as the winner within this run's spread, but of lower quality ({quality})"
     return f"{name} than {winner.artifact.id}: {_text(mine, unit)} against {_text(best, unit)}"
 

@@ -22,7 +22,7 @@ from edgekiln.files import sha256_file, sha256_record
 from edgekiln.job import Job, input_shapes
 from edgekiln.model import data, preprocess, signature
 from edgekiln.model.importers import import_model
-from edgekiln.records import Dataset, Model, Sample, Signature, TensorSpec
+from edgekiln.records import Dataset, Model, Rejected, Sample, Signature, TensorSpec
 
 RANDOM_SAMPLES = 8
 HELD_BACK = 0.25
@@ -60,11 +60,12 @@ def take_in(job: Job, cache: Path) -> Intake:
     warnings += more
     evaluation = None
     if job.eval is not None:
-        evaluation = data.scan(job.path(job.eval), labels=model.labels, labelled=True)
+        evaluation = _fitting(data.scan(job.path(job.eval), labels=model.labels, labelled=True), model)
         _check_labels(evaluation, model)
+    pictures = None if pictures is None else _fitting(pictures, model)
     calibration, holdout = pictures, None
     if job.holdout is not None:
-        holdout = data.scan(job.path(job.holdout), labelled=False)
+        holdout = _fitting(data.scan(job.path(job.holdout), labelled=False), model)
     elif pictures is not None and len({s.sha256 for s in pictures.samples}) > 1:
         calibration, holdout = data.split(pictures, 1 - HELD_BACK)
     elif evaluation is not None:
@@ -81,9 +82,7 @@ def take_in(job: Job, cache: Path) -> Intake:
             "no data was given: nothing can be calibrated, accuracy is not known, and parity rests on "
             f"{RANDOM_SAMPLES} random inputs; give --data with pictures like those of the field"
         )
-    intake = Intake(folder, model, calibration, evaluation, holdout, tuple(warnings))
-    next(iter(samples(intake, holdout)))  # shapes that do not fit are an error now, not a row later
-    return intake
+    return Intake(folder, model, calibration, evaluation, holdout, tuple(warnings))
 
 
 def samples(intake: Intake, dataset: Dataset | None) -> Iterator[dict[str, NDArray[Any]]]:
@@ -257,6 +256,34 @@ def _has_pictures(dataset: Dataset) -> bool:
 
 def _is_tensor(sample: Sample) -> bool:
     return Path(sample.path).suffix.lower() in data.TENSORS
+
+
+def _fitting(dataset: Dataset, model: Model) -> Dataset:
+    """``dataset`` without the samples that this model can't take; each of those is a rejected row.
+
+    Every tensor file is read against the signature; of the pictures one stands for all, because the
+    preprocessing gives them all one shape. Raises BadInput where nothing fits.
+    """
+    kept, rejected, refused = [], list(dataset.rejected), ""
+    for number, sample in enumerate(dataset.samples):
+        try:
+            if _is_tensor(sample) or not kept or _is_tensor(kept[-1]):
+                next(data.inputs(dataset, model, [number]))
+            kept.append(sample)
+        except BadInput as error:
+            refused = refused or f"{sample.path}: {error.why}"
+            rejected.append(Rejected(path=sample.path, reason=error.why))
+    if not kept:
+        raise BadInput(
+            "fitting the data to the model",
+            dataset.root,
+            f"none of its {len(dataset.samples)} samples fits; {refused}",
+            "Give pictures for a model of one picture, else .npz files with one array per input",
+        )
+    if len(kept) == len(dataset.samples):
+        return dataset
+    digest = sha256_record(kept)
+    return msgspec.structs.replace(dataset, samples=tuple(kept), rejected=tuple(rejected), sha256=digest)
 
 
 def _check_labels(dataset: Dataset, model: Model) -> None:

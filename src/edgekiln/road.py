@@ -14,16 +14,16 @@ from pathlib import Path
 import msgspec
 
 from edgekiln import __version__
-from edgekiln.benching import float_artifact
 from edgekiln.bundle import SUFFIX
 from edgekiln.bundle.pack import pack
 from edgekiln.cache import default_root, step
 from edgekiln.choose import choose
 from edgekiln.compile.graph import optimise
-from edgekiln.compile.make import Calibration, Workshop, make, plan
+from edgekiln.compile.make import Calibration, Workshop, make, matmul_share, plan
 from edgekiln.compile.targets import PLANNED, TARGETS
 from edgekiln.devices import Device, load
 from edgekiln.engines import Arrays, Runner, open_engine
+from edgekiln.engines.onnxruntime import float_artifact
 from edgekiln.errors import BadInput, EdgekilnError, MachineFault, did_you_mean
 from edgekiln.files import disk_errors, write_bytes, write_json
 from edgekiln.intake import Intake, dataset_key, samples, take_in
@@ -78,7 +78,8 @@ def build(job: Job, progress: Progress | None = None, cache: Path | None = None)
     _check_search(job)
     where = fingerprint()
     threads = job.search.threads or min(int(where["cpus_usable"]), 4)
-    say.expect(4 + sum(len(plan(d, t, job.search.recipes)) * 2 for d in devices for t in _targets(d, job)))
+    unfit = [f"this machine: {sentence}" for sentence in fitness()]  # before our own work loads it
+    say.expect(4)
     with say.step("read the model and the data"):
         intake = take_in(job, store)
     with say.step("optimise the graph"):
@@ -86,7 +87,7 @@ def build(job: Job, progress: Progress | None = None, cache: Path | None = None)
     shop = Workshop(graph, intake.model.sha256, _calibration(intake), store, threads)
     with say.step("run the float model"):
         against = _reference(intake, threads)
-    warnings = [*intake.warnings, *_data_warnings(intake, threads)]
+        warnings = [*unfit, *intake.warnings, *_normalisation_warning(intake, threads)]
     made, failures = _make_and_prove(job, devices, shop, against, intake, say)
     with say.step("time what runs on this machine"):
         timings = _timed(made, intake, threads, job.search.samples, store, say)
@@ -148,9 +149,8 @@ def _reference(intake: Intake, threads: int) -> Reference:
     )
 
 
-def _data_warnings(intake: Intake, threads: int) -> list[str]:
-    """Labels may say that another normalisation fits; the machine may be unfit to measure on."""
-    found = [f"this machine: {sentence}" for sentence in fitness()]
+def _normalisation_warning(intake: Intake, threads: int) -> list[str]:
+    """Labels may say that another common normalisation fits the float model better."""
     own, data = intake.model.preprocess, intake.evaluation
     if own is not None and data is not None:
         runner, name = _float_runner(intake, threads), intake.model.signature.inputs[0].name
@@ -161,8 +161,8 @@ def _data_warnings(intake: Intake, threads: int) -> list[str]:
             others,
             lambda sample, p: score_of(runner({name: apply(p, open_image(Path(data.root) / sample.path))})),
         )
-        found += [sentence] if sentence else []
-    return found
+        return [sentence] if sentence else []
+    return []
 
 
 def _make_and_prove(
@@ -175,27 +175,33 @@ def _make_and_prove(
 ) -> tuple[list[Made], list[Failure]]:
     made: list[Made] = []
     failures = [f for d in devices for f in _planned(d, job)]
-    for device in devices:
-        for target in _targets(device, job):
-            for name, skip in plan(device, target, job.search.recipes):
-                stage = "make"
-                try:
-                    if skip:
-                        failures.append(_failure(device, target, name, "recipe", skip, kind="skipped"))
-                        continue
-                    with say.step(f"make  {device.name} · {target} · {name}"):
-                        folder, artifact = make(shop, device, target, name)
-                    stage = "prove"
-                    with say.step(f"prove {device.name} · {target} · {name}"):
-                        made.append(_proved(device, artifact, folder, against, intake, shop))
-                except (MachineFault, MemoryError):
-                    raise
-                except EdgekilnError as error:
-                    failures.append(_failure(device, target, name, stage, error.why, error.cure))
-                except Exception as error:
-                    why = f"{type(error).__name__}: {error}"[:500]
-                    cure = "This is a fault of edgekiln or of a converter: please report it with the model"
-                    failures.append(_failure(device, target, name, stage, why, cure))
+    share = matmul_share(shop.graph)
+    rows = [
+        (device, target, name, skip)
+        for device in devices
+        for target in _targets(device, job)
+        for name, skip in plan(device, target, job.search.recipes, share)
+    ]
+    say.expect(2 * sum(not skip for *_, skip in rows))
+    for device, target, name, skip in rows:
+        if skip:
+            failures.append(_failure(device, target, name, "recipe", skip, kind="skipped"))
+            continue
+        stage = "make"
+        try:
+            with say.step(f"make  {device.name} · {target} · {name}"):
+                folder, artifact = make(shop, device, target, name)
+            stage = "prove"
+            with say.step(f"prove {device.name} · {target} · {name}"):
+                made.append(_proved(device, artifact, folder, against, intake, shop))
+        except (MachineFault, MemoryError):
+            raise
+        except EdgekilnError as error:
+            failures.append(_failure(device, target, name, stage, error.why, error.cure))
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}"[:500]
+            cure = "This is a fault of edgekiln or of a converter: please report it with the model"
+            failures.append(_failure(device, target, name, stage, why, cure))
     return made, failures
 
 

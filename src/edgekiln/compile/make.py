@@ -7,6 +7,9 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
+
+from numpy.typing import NDArray
 
 from edgekiln.cache import step
 from edgekiln.compile.graph import ops
@@ -15,9 +18,9 @@ from edgekiln.compile.quantise.static import DIALECTS, precisions, quantise_dyna
 from edgekiln.compile.recipes import needs_calibration, recipe
 from edgekiln.compile.targets import TARGETS, dialect
 from edgekiln.devices import Device
-from edgekiln.engines import Arrays
 from edgekiln.errors import ConversionFailed
 from edgekiln.files import sha256_file, sha256_record
+from edgekiln.model.cost import cost
 from edgekiln.records import Artifact, Pass, PassReport, Recipe, Record, Variant
 
 TOOLS = ("onnx", "onnxruntime", "openvino", "nncf", "tensorrt-rtx", "numpy")
@@ -27,7 +30,7 @@ TOOLS = ("onnx", "onnxruntime", "openvino", "nncf", "tensorrt-rtx", "numpy")
 class Calibration:
     """Samples to find ranges on, as often as asked for; ``sha256`` names them in the cache."""
 
-    samples: Callable[[], Iterable[Arrays]]
+    samples: Callable[[], Iterable[dict[str, NDArray[Any]]]]
     n: int
     sha256: str
 
@@ -47,8 +50,17 @@ class _Observed(Record, frozen=True, kw_only=True):
     tensors: int
 
 
-def plan(device: Device, target: str, recipes: Iterable[str] | None) -> list[tuple[str, str]]:
-    """(recipe, reason to skip it or "") for each recipe that ``target`` tries on ``device``."""
+MATMUL_SHARE = 0.5
+
+
+def plan(
+    device: Device, target: str, recipes: Iterable[str] | None, matmul_share: float | None = None
+) -> list[tuple[str, str]]:
+    """(recipe, reason to skip it or "") for each recipe that ``target`` tries on ``device``.
+
+    ``matmul_share`` is the share of the graph's multiply-adds in MatMul and Gemm, where it is known:
+    dynamic quantisation leaves all others in float, so below a half it is not worth its cost.
+    """
     wanted = None if recipes is None else set(recipes)
     rows = []
     for name in TARGETS[target].recipes:
@@ -57,8 +69,18 @@ def plan(device: Device, target: str, recipes: Iterable[str] | None) -> list[tup
         reason = ""
         if name == "bf16" and not {"bf16", "avx512_bf16", "amx_bf16"} & set(device.features):
             reason = f"{device.name} is not known to compute in bfloat16"
+        if name == "int8-dynamic" and matmul_share is not None and matmul_share < MATMUL_SHARE:
+            reason = f"for matmul-heavy graphs; MatMul and Gemm do {matmul_share:.1%} of this one's work"
         rows.append((name, reason))
     return rows
+
+
+def matmul_share(graph: Path) -> float | None:
+    """The share of multiply-adds in MatMul and Gemm; None where the graph could not be counted."""
+    counted = cost(graph)
+    if counted.unresolved_count or not counted.macs:
+        return None
+    return sum(o.macs for o in counted.ops if o.op in {"MatMul", "Gemm"}) / counted.macs
 
 
 def make(shop: Workshop, device: Device, target: str, recipe_name: str) -> tuple[Path, Artifact]:
@@ -163,8 +185,9 @@ def _nncf(preset: str, shop: Workshop, path: Path, into: Path) -> Path:
     from edgekiln.compile.quantise.nncf import quantise_openvino
 
     assert shop.calibration is not None  # _variant refuses the recipe otherwise
+    named: Literal["performance", "mixed"] = "performance" if preset == "performance" else "mixed"
     return quantise_openvino(
-        path, shop.calibration.samples, shop.calibration.n, preset, into.with_suffix(".xml")
+        path, shop.calibration.samples, shop.calibration.n, named, into.with_suffix(".xml")
     )
 
 

@@ -77,3 +77,19 @@ def _emulation(path: Path) -> bytes:
 
     graph: bytes = emulate(onnx.load(path)).SerializeToString()
     return graph
+
+
+def float_artifact(entry: str, name: str) -> Artifact:
+    """A float ONNX file as it is, for ONNX Runtime."""
+    return Artifact(
+        id=name,
+        target="onnxruntime",
+        recipe="fp32",
+        engine="onnxruntime",
+        proof_engine="onnxruntime",
+        entry=entry,
+        files=(),
+        options={},
+        tools={},
+        precisions={},
+    )
