@@ -243,9 +243,7 @@ def test_without_torch_the_extra_is_named_and_an_import_of_the_room_stays_light(
             except MissingExtra as error:
                 print(error.cure)
     """)
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["[]", *["Run: pip install 'edgekiln[torch]'"] * 2]
 
 

@@ -155,16 +155,16 @@ def _weights(proto: ModelProto) -> tuple[int, int]:
     from onnx import TensorProto
 
     tensors = {t.name: (tuple(t.dims), t.data_type) for t in proto.graph.initializer}
-    helpers: set[str] = set()
+    scales: set[str] = set()
     for node in proto.graph.node:
         if node.op_type == "Constant":
             for attribute in node.attribute:
                 if attribute.name == "value":
                     tensors[node.output[0]] = (tuple(attribute.t.dims), attribute.t.data_type)
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-            helpers.update(node.input[1:])
+            scales.update(node.input[1:])
     shapes = {TensorProto.INT64, TensorProto.BOOL, TensorProto.STRING}
-    parameters = sum(math.prod(d) for n, (d, t) in tensors.items() if t not in shapes and n not in helpers)
+    parameters = sum(math.prod(d) for n, (d, t) in tensors.items() if t not in shapes and n not in scales)
     return parameters, sum(_bytes(d, t) for d, t in tensors.values())
 
 
