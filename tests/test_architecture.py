@@ -24,23 +24,24 @@ LAYERS = (
     {"errors"},
     {"records"},
     {"files"},
-    {"model", "devices", "bundle", "engines", "cache"},
-    {"prove", "run"},
+    {"model", "devices", "bundle", "engines", "cache", "job", "progress"},
+    {"prove", "runtime"},
     {"compile", "choose", "ship", "serve", "language", "arrcoc"},
-    {"report", "job"},
-    {"build"},
-    {"cli", "doctor"},
+    {"report", "intake"},
+    {"road", "benching", "diagnosis", "inspection", "verification"},
+    {"api"},
+    {"cli"},
     {"__init__", "__main__"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 # A device carries neither converters nor proofs; making and proving know nothing of shipping.
 FORBIDDEN = {
     "engines": {"compile", "prove"},
-    "run": {"compile", "prove"},
-    "compile": {"run", "ship", "serve"},
-    "prove": {"run", "ship", "serve"},
+    "runtime": {"compile", "prove"},
+    "compile": {"runtime", "ship", "serve"},
+    "prove": {"runtime", "ship", "serve"},
 }
-REPORT_READERS = {"build", "cli", "report"}
+REPORT_READERS = {"road", "cli", "report"}
 
 
 def python_files() -> list[Path]:
@@ -251,9 +252,9 @@ def test_files_stay_short_enough_to_read() -> None:
     [
         ("edgekiln.records", "from edgekiln.files import entry", "above"),
         ("edgekiln.prove.parity", "def f():\n    import edgekiln.compile.graph", "above"),
-        ("edgekiln.run.session", "from edgekiln.prove import parity", "never"),
+        ("edgekiln.runtime.session", "from edgekiln.prove import parity", "never"),
         ("edgekiln.engines.onnxruntime", "from ..compile import graph", "above"),
-        ("edgekiln.compile.graph", "from edgekiln.run import session", "never"),
+        ("edgekiln.compile.graph", "from edgekiln.runtime import session", "never"),
         ("edgekiln.compile.graph", "TABLE = {'a': 'edgekiln.ship.rollout'}", "never"),
         ("edgekiln.prove.parity", "from edgekiln import build", "above"),
         ("edgekiln.serve.gateway", "from edgekiln.report import page", "above"),

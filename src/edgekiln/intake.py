@@ -264,7 +264,8 @@ def _fitting(dataset: Dataset, model: Model) -> Dataset:
     Every tensor file is read against the signature; of the pictures one stands for all, because the
     preprocessing gives them all one shape. Raises BadInput where nothing fits.
     """
-    kept, rejected, refused = [], list(dataset.rejected), ""
+    kept: list[Sample] = []
+    rejected, refused = list(dataset.rejected), ""
     for number, sample in enumerate(dataset.samples):
         try:
             if _is_tensor(sample) or not kept or _is_tensor(kept[-1]):

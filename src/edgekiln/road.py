@@ -85,7 +85,7 @@ def build(job: Job, progress: Progress | None = None, cache: Path | None = None)
     with say.step("optimise the graph"):
         graph, passes = _optimised(intake, store)
     shop = Workshop(graph, intake.model.sha256, _calibration(intake), store, threads)
-    with say.step("run the float model"):
+    with say.step("run the float model over the data"):
         against = _reference(intake, threads)
         warnings = [*unfit, *intake.warnings, *_normalisation_warning(intake, threads)]
     made, failures = _make_and_prove(job, devices, shop, against, intake, say)
@@ -213,7 +213,9 @@ def _proved(
 
     data = [dataset_key(d, intake.model) for d in (intake.holdout, intake.evaluation)]
     labels = [against.labels, intake.model.task]
-    key = [artifact.id, artifact.files, artifact.options, artifact.proof_engine, *data, labels, _where()]
+    # Not the id: one artifact for two devices is judged once.
+    how = [artifact.engine, artifact.proof_engine, artifact.options, artifact.precisions]
+    key = [artifact.files, how, *data, labels, _where()]
     golden, judged, _ = step(shop.cache, "judge", [key, intake.model.sha256, shop.threads], Judged, produce)
     return Made(device, artifact, folder, judged, golden)
 

@@ -143,7 +143,10 @@ def _apply(one: Pass, shop: Workshop, form: str, path: Path, into: Path) -> tupl
     started = time.perf_counter()
     before = ops(onnx.load(path, load_external_data=False))
     note = ""
-    if one.name == "precision":
+    if one.name == "precision" and form == "openvino":
+        into.write_bytes(path.read_bytes())
+        note = "left to OpenVINO: weights in 16 bits when it converts, arithmetic by its precision hint"
+    elif one.name == "precision":
         into, note = _precision(str(one.params["type"]), path, into)
     elif one.name == "quantise-static":
         rule = str(one.params["rule"])
@@ -153,7 +156,7 @@ def _apply(one: Pass, shop: Workshop, form: str, path: Path, into: Path) -> tupl
     elif one.name == "quantise-dynamic":
         quantise_dynamic(path, into)
     elif one.name == "quantise-nncf":
-        into = _nncf(str(one.params["preset"]), shop, path, into)
+        into = _nncf(str(one.params["preset"]), shop, path, into.parent)
         note = f"NNCF {importlib.metadata.version('nncf')}, preset {one.params['preset']}"
     else:
         raise ConversionFailed("applying", one.name, "no pass has this name", "Check the recipe")
@@ -177,8 +180,9 @@ def _precision(kind: str, path: Path, into: Path) -> tuple[Path, str]:
 
     model = onnx.load(path)
     loss = weight_loss(model, kind)
+    # float32 at input and output: what the application hands over does not change with the recipe.
     onnx.save(to_fp16(model) if kind == "fp16" else to_bf16(model), into)
-    return into, str(loss)
+    return into, loss.sentence()
 
 
 def _nncf(preset: str, shop: Workshop, path: Path, into: Path) -> Path:
@@ -186,9 +190,7 @@ def _nncf(preset: str, shop: Workshop, path: Path, into: Path) -> Path:
 
     assert shop.calibration is not None  # _variant refuses the recipe otherwise
     named: Literal["performance", "mixed"] = "performance" if preset == "performance" else "mixed"
-    return quantise_openvino(
-        path, shop.calibration.samples, shop.calibration.n, named, into.with_suffix(".xml")
-    )
+    return quantise_openvino(path, shop.calibration.samples, shop.calibration.n, named, into)
 
 
 def _observations(shop: Workshop) -> dict[str, Observation]:

@@ -51,7 +51,7 @@ COLUMNS = {
         Column("latency_p50_ms", "P50", "ms", numbers.ms, -1),
         Column("latency_p95_ms", "P95", "ms", numbers.ms, -1),
         Column("latency_p99_ms", "P99", "ms", numbers.ms, -1),
-        Column("peak_memory_bytes", "Peak memory", "MB", numbers.megabytes, -1),
+        Column("memory_bytes", "Peak memory", "MB", numbers.megabytes, -1),
         Column("size_bytes", "Size", "MB", numbers.megabytes, -1),
         Column("energy_mj", "Energy", "mJ", numbers.significant, -1),
         Column("power_watts", "Power", "W", numbers.significant, -1),
@@ -60,7 +60,7 @@ COLUMNS = {
 }
 QUALITY = ("accuracy_drop", "agreement", "sqnr_db")
 LATENCY = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms")
-MAIN = (*QUALITY, *LATENCY, "peak_memory_bytes", "size_bytes")
+MAIN = (*QUALITY, *LATENCY, "memory_bytes", "size_bytes")
 EXTRA = ("energy_mj", "power_watts", "fps")
 
 LONG = {

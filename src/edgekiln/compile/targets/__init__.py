@@ -89,10 +89,8 @@ _VNNI = {"avx512_vnni", "avx_vnni", "amx_int8"}
 
 def dialect(target: str, recipe: str, device: Device) -> str:
     """The form in which ``target`` wants this recipe's graph on ``device``: part of a variant's identity."""
-    if recipe.startswith("int8-nncf-"):
-        return "openvino"
-    if target == "tensorrt":
-        return "tensorrt"
+    if target in {"openvino", "tensorrt"}:
+        return target
     if recipe.startswith("int8-static") and device.arch == "x86_64" and not _VNNI & set(device.features):
         return "ort-7bit"
     return "ort"
