@@ -96,13 +96,14 @@ def _log_ticks(low: float, high: float, about: int) -> tuple[float, ...]:
         ticks = tuple(m * 10.0**p for p in powers for m in marks if low <= m * 10.0**p <= high)
         if len(ticks) <= about + 2:
             break
-    return ticks if len(ticks) >= 2 else _ticks(low, high, about)
+    every = math.ceil(len(ticks) / (about + 2)) or 1
+    return ticks[::every] if len(ticks) >= 2 else _ticks(low, high, about)
 
 
 def text_width(text: str, size: float) -> float:
     """A careful guess in pixels for a sans-serif face: wide characters count a whole em."""
     wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
-    return size * (wide + 0.57 * (len(text) - wide))
+    return size * (wide + 0.62 * (len(text) - wide))
 
 
 def shorten(text: str, limit: int) -> str:
@@ -185,9 +186,12 @@ def _place_one(
             if leader and any(_crosses(leader, t) for t in others):
                 continue
             return Label(text, box, leader)
-    for box, _near in _spots(point, width, height, mark, area, True):
-        if area.holds(box) and not any(box.meets(t) for t in taken):
-            return Label(text, box, _leader(point, box))
+    # Crowded: a leader may now cross something, and at the very last the label a line.
+    for avoided in (lines, ()):
+        for box, _near in _spots(point, width, height, mark, area, True):
+            free = not any(box.meets(t) for t in taken) and not any(_crosses(line, box) for line in avoided)
+            if free and area.holds(box):
+                return Label(text, box, _leader(point, box))
     return Label(text, Box(point.x - width / 2, point.y - height / 2, width, height), None)
 
 

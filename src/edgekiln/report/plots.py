@@ -57,7 +57,7 @@ def scatter(
     x_axis = _axis(cost, drawn, budget, why)
     y_axis = _axis(quality, drawn, budget)
     marked = "; ".join(p.title for p in points)
-    description = f"{device}: {x_axis.title} against {y_axis.title}. {marked}"
+    description = numbers.plain(f"{device}: {x_axis.title} against {y_axis.title}. {marked}")
     missing = [c for c in found if c not in drawn]
     note = ""
     if missing:

@@ -191,7 +191,9 @@ def headline(build: Build) -> tuple[str, str]:
     if have == 0:
         return f"Nothing fits the budget on {_all(total)}.", "none"
     if proven == total:
-        return f"{_all(total, True)} an artifact that is proven to fit the budget.", "proven"
+        known = bool(figures.constraints(build.decision.budget))
+        words = " that is proven to fit the budget" if known else "; no budget was given"
+        return f"{_all(total, True)} an artifact{words}.", "proven"
     parts = [f"{proven} proven"] if proven else []
     parts += [f"{have - proven} with a constraint unproven"] if have > proven else []
     parts += [f"{total - have} without an artifact"] if total > have else []
