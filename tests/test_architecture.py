@@ -111,7 +111,7 @@ def wrong_imports(imports: dict[str, set[str]]) -> list[str]:
             elif there in FORBIDDEN.get(here, ()):
                 found.append(f"{module} imports {target}: '{here}' never imports '{there}'")
             elif there == "report" and here not in REPORT_READERS:
-                found.append(f"{module} imports {target}: only build and cli know the report")
+                found.append(f"{module} imports {target}: only road and cli know the report")
     return found
 
 
@@ -256,14 +256,14 @@ def test_files_stay_short_enough_to_read() -> None:
         ("edgekiln.engines.onnxruntime", "from ..compile import graph", "above"),
         ("edgekiln.compile.graph", "from edgekiln.runtime import session", "never"),
         ("edgekiln.compile.graph", "TABLE = {'a': 'edgekiln.ship.rollout'}", "never"),
-        ("edgekiln.prove.parity", "from edgekiln import build", "above"),
+        ("edgekiln.prove.parity", "from edgekiln import road", "above"),
         ("edgekiln.serve.gateway", "from edgekiln.report import page", "above"),
-        ("edgekiln.job", "from edgekiln.report import page", "only build and cli"),
+        ("edgekiln.job", "from edgekiln.report import page", "only road and cli"),
         ("edgekiln.attic.old", "from edgekiln import errors", "no place"),
     ],
 )
 def test_a_wrong_import_is_noticed(module: str, source: str, complaint: str) -> None:
-    modules = {"edgekiln.build", "edgekiln.ship.rollout", "edgekiln.compile.graph", "edgekiln.errors"}
+    modules = {"edgekiln.road", "edgekiln.ship.rollout", "edgekiln.compile.graph", "edgekiln.errors"}
     imports = {module: set(imported_modules(ast.parse(source), module, False, modules))}
     assert [complaint in line for line in wrong_imports(imports)] == [True]
 

@@ -21,8 +21,10 @@ BASIS_SIZE = "least size among those that meet the budget, because no latency is
 
 @dataclass(frozen=True)
 class Constraint:
-    """``figure`` is the kind of evidence; ``at_most`` tells an upper from a lower bound."""
+    """``key`` is the budget's field, ``figure`` the kind of evidence that it is checked against;
+    ``at_most`` tells an upper from a lower bound."""
 
+    key: str
     name: str
     figure: str
     limit: float
@@ -43,24 +45,25 @@ def constraints(budget: Budget, proofs: Sequence[Proof]) -> tuple[Constraint, ..
             agreement = max(agreement or 0.0, 1 - drop)
         drop = None
     if drop is not None:
-        found.append(Constraint("accuracy drop", "accuracy_drop", drop, True, ""))
+        found.append(Constraint("accuracy_drop", "accuracy drop", "accuracy_drop", drop, True, ""))
     if agreement is not None:
-        found.append(Constraint("agreement with float", "agreement", agreement, False, ""))
+        found.append(Constraint("agreement", "agreement with float", "agreement", agreement, False, ""))
     if sqnr is None and not _any(proofs, "accuracy_drop") and not _any(proofs, "agreement"):
         sqnr = SQNR_FLOOR_DB
     if sqnr is not None:
-        found.append(Constraint("SQNR", "sqnr_db", sqnr, False, "dB"))
-    for name, figure, limit, unit in (
-        ("latency P95", "latency_p95_ms", budget.latency_p95_ms, "ms"),
-        ("peak memory", "peak_memory_bytes", budget.memory_bytes, "bytes"),
-        ("size", "size_bytes", budget.size_bytes, "bytes"),
-        ("energy", "energy_mj", budget.energy_mj, "mJ"),
-        ("power", "power_watts", budget.power_watts, "W"),
+        found.append(Constraint("sqnr_db", "SQNR", "sqnr_db", sqnr, False, "dB"))
+    for key, name, figure, unit in (
+        ("latency_p95_ms", "latency P95", "latency_p95_ms", "ms"),
+        ("memory_bytes", "peak memory", "peak_memory_bytes", "bytes"),
+        ("size_bytes", "size", "size_bytes", "bytes"),
+        ("energy_mj", "energy", "energy_mj", "mJ"),
+        ("power_watts", "power", "power_watts", "W"),
     ):
+        limit = getattr(budget, key)
         if limit is not None:
-            found.append(Constraint(name, figure, float(limit), True, unit))
+            found.append(Constraint(key, name, figure, float(limit), True, unit))
     if budget.fps is not None:
-        found.append(Constraint("frame time P50", "latency_p50_ms", 1000 / budget.fps, True, "ms"))
+        found.append(Constraint("fps", "frame time P50", "latency_p50_ms", 1000 / budget.fps, True, "ms"))
     return tuple(found)
 
 
@@ -78,7 +81,7 @@ def choose(device: str, proofs: Sequence[Proof], budget: Budget) -> Choice:
         for p in proofs
         if winner is None or p.artifact.id != winner.artifact.id
     )
-    unproven = () if winner is None else tuple(c.name for c in checks if winner.value(c.figure) is None)
+    unproven = () if winner is None else tuple(c.key for c in checks if winner.value(c.figure) is None)
     basis = BASIS_LATENCY if timed else BASIS_SIZE
     if winner is None:
         basis = "no artifact meets the budget" if proofs else "no artifact could be made"
@@ -168,7 +171,8 @@ def _why(proof: Proof, winner: Proof | None, broken: Sequence[str], cost: str, q
         return f"its {cost} is not known"
     if same_cost(proof, winner, cost):
         return f"as cheap as the winner within this run's spread, but of lower quality ({quality})"
-    return f"{name} than {winner.artifact.id}: {_text(mine, unit)} against {_text(best, unit)}"
+    rival = f"{winner.artifact.target} {winner.artifact.recipe}"
+    return f"{name} than {rival}: {_text(mine, unit)} against {_text(best, unit)}"
 
 
 def _any(proofs: Sequence[Proof], figure: str) -> bool:

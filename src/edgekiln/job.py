@@ -147,6 +147,7 @@ def input_shapes(order: ModelOrder) -> dict[str, tuple[int, ...]]:
 
 
 def parse_shape(text: str) -> tuple[int, ...]:
+    """``1x3x224x224`` (or with commas) as numbers. Raises BadInput for anything else."""
     if not re.fullmatch(r"\d{1,9}([x,]\d{1,9}){0,9}", text) or "0" in re.split("[x,]", text):
         raise BadInput(
             "reading the input shape", text, "it is not like 1x3x224x224", "Give --input-shape 1x3x224x224"

@@ -19,6 +19,7 @@ R = TypeVar("R", bound=Record)
 
 
 def build(given: argparse.Namespace) -> int:
+    """Run a job; print the table, or the decision as JSON. 1 where no artifact meets the budget."""
     from edgekiln.report.terminal import print_build
     from edgekiln.road import build as run
 
@@ -33,6 +34,7 @@ def build(given: argparse.Namespace) -> int:
 
 
 def inspect(given: argparse.Namespace) -> int:
+    """Print what a model is, what it costs, and what each target says to it."""
     from edgekiln.inspection import inspect as look
 
     order = ModelOrder(source=given.model, weights=given.weights)
@@ -41,6 +43,7 @@ def inspect(given: argparse.Namespace) -> int:
 
 
 def devices(given: argparse.Namespace) -> int:
+    """Print the catalogue, or one device with its sources."""
     from edgekiln.devices import load as load_device
     from edgekiln.devices import names
 
@@ -50,6 +53,7 @@ def devices(given: argparse.Namespace) -> int:
 
 
 def verify(given: argparse.Namespace) -> int:
+    """Check a bundle; 1 where its golden outputs moved."""
     from edgekiln.verification import verify as check_bundle
 
     found = check_bundle(Path(given.bundle))
@@ -58,6 +62,7 @@ def verify(given: argparse.Namespace) -> int:
 
 
 def run(given: argparse.Namespace) -> int:
+    """Print the predictions for pictures; 2 where none could be read."""
     from edgekiln.runtime.once import run as predict
 
     predictions, rejected = predict(Path(given.bundle), [Path(i) for i in given.images], given.threads)
@@ -69,6 +74,7 @@ def run(given: argparse.Namespace) -> int:
 
 
 def bench(given: argparse.Namespace) -> int:
+    """Print what timing showed; 2 where a contender could not be timed."""
     from edgekiln.benching import bench as time_it
 
     against = None if given.against is None else Path(given.against)
@@ -86,6 +92,7 @@ def bench(given: argparse.Namespace) -> int:
 
 
 def doctor(given: argparse.Namespace) -> int:
+    """Print what this installation can do."""
     from edgekiln.diagnosis import doctor as look
 
     return _answer(given, look(), show.doctor)

@@ -35,6 +35,7 @@ def _table(*columns: str, title: str = "") -> Table:
 
 
 def inspection(found: Inspection) -> None:
+    """Signature, cost by operator, and each target's word."""
     out, model = console(), found.model
     out.print(f"[bold]{escape(model.name)}[/bold]  {model.task}, opset {found.opset}, {model.source.kind}")
     _signature(out, model.signature)
@@ -74,6 +75,7 @@ def _signature(out: Console, signature: Signature) -> None:
 
 
 def catalogue(devices: Sequence[Device]) -> None:
+    """One row a device."""
     from edgekiln.devices.show import overview
 
     rows = overview(list(devices), reasons=False)
@@ -84,6 +86,7 @@ def catalogue(devices: Sequence[Device]) -> None:
 
 
 def device(found: Device) -> None:
+    """Every figure of one device with its source or the reason why it is unknown."""
     from edgekiln.devices.show import details
 
     out = console()
@@ -100,6 +103,7 @@ def device(found: Device) -> None:
 
 
 def verification(found: Verification) -> None:
+    """What was checked, what moved, and that nothing is signed."""
     out = console()
     out.print(f"{found.artifact} for {found.device}: {found.files} files have their hashes")
     if found.golden is None:
@@ -113,6 +117,7 @@ def verification(found: Verification) -> None:
 
 
 def predictions(found: Sequence[Prediction], rejected: Sequence[Rejected]) -> None:
+    """The best classes, or the extent of each output, a row each."""
     out = console()
     for note in {p.engine_note for p in found if p.engine_note}:
         out.print(f"[yellow]{escape(note)}[/yellow]")
@@ -132,6 +137,7 @@ def predictions(found: Sequence[Prediction], rejected: Sequence[Rejected]) -> No
 
 
 def bench(found: BenchResult) -> None:
+    """Percentiles of each contender and the verdict."""
     out = console()
     table = _table("contender", ">P50 ms", ">P95 ms", ">P99 ms", ">n", ">peak MB", "engine")
     for timing, figures in ((found.a, found.a_percentiles), (found.b, found.b_percentiles)):
@@ -150,6 +156,7 @@ def bench(found: BenchResult) -> None:
 
 
 def doctor(found: Diagnosis) -> None:
+    """Abilities, what is planned, and the machine's fitness."""
     out = console()
     table = _table("target", "ability", "here", "how to add it")
     for one in found.abilities:

@@ -30,6 +30,7 @@ class BuildFailed(Exception):
 
 
 def read_plan(folder: Path) -> Any:
+    """The plan beside this script; a message and exit where it is not readable."""
     plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
     if plan["schema"] != 1:
         raise BuildFailed({"message": f"{PLAN} has schema {plan['schema']}, this program reads 1"})
@@ -112,6 +113,7 @@ def build(trt: Any, folder: Path, cache: bytes = b"", capability: str | None = N
 
 
 def write_whole(path: Path, data: Any) -> None:
+    """Write aside, sync, rename: an engine file is whole or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, aside = tempfile.mkstemp(dir=path.parent)
     with os.fdopen(handle, "wb") as out:

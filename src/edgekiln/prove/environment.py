@@ -66,6 +66,7 @@ def fitness(root: Path = ROOT) -> tuple[str, ...]:
 
 
 def cpu_model(root: Path = ROOT) -> str | None:
+    """The processor's name as the kernel gives it; None where it gives none."""
     info = _cpuinfo(root)
     board = (_text(root, "proc/device-tree/model") or "").strip("\0") or info.get("model")
     is_name = board is not None and not board.isdecimal()  # x86 calls a number "model"

@@ -102,6 +102,7 @@ def cell(proof: Proof, key: str) -> Cell:
 
 
 def from_evidence(column: Column, found: Evidence) -> Cell:
+    """One table cell of a figure: its text in the column's unit, its interval, its class, its reason."""
     if found.value is None or math.isnan(found.value):
         reason = found.reason or "the figure is not a number"
         return Cell(column, numbers.MISSING, reason=numbers.plain(reason), n=found.n)

@@ -99,6 +99,7 @@ def _point(candidate: Candidate, cost: Column, quality: Column) -> Point:
 
 
 def strips(found: Sequence[Candidate], key: str, device: str) -> tuple[str, str] | None:
+    """The latency distributions of one device as SVG, for wide and for narrow screens."""
     rows = [
         Row(
             number=c.number,
