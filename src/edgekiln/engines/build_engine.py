@@ -30,7 +30,7 @@ class BuildFailed(Exception):
 
 
 def read_plan(folder: Path) -> Any:
-    """The plan beside this script; a message and exit where it is not readable."""
+    """The plan in ``folder``. Raises BuildFailed for a schema that this script does not read."""
     plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
     if plan["schema"] != 1:
         raise BuildFailed({"message": f"{PLAN} has schema {plan['schema']}, this program reads 1"})

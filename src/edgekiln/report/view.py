@@ -226,7 +226,7 @@ class Trouble:
 
 
 def troubles(build: Build, kind: str) -> tuple[Trouble, ...]:
-    """The failures, or the skipped recipes, of one kind in the order of the build."""
+    """The failures of one kind, those of one reason together with all their devices."""
     groups: dict[tuple[str, str, str, str, str], list[str]] = {}
     for f in build.failures:
         if f.kind == kind:
