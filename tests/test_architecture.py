@@ -258,7 +258,7 @@ def test_files_stay_short_enough_to_read() -> None:
         ("edgekiln.compile.graph", "TABLE = {'a': 'edgekiln.ship.rollout'}", "never"),
         ("edgekiln.prove.parity", "from edgekiln import road", "above"),
         ("edgekiln.serve.gateway", "from edgekiln.report import page", "above"),
-        ("edgekiln.job", "from edgekiln.report import page", "only road and cli"),
+        ("edgekiln.intake", "from edgekiln.report import page", "only road and cli"),
         ("edgekiln.attic.old", "from edgekiln import errors", "no place"),
     ],
 )
