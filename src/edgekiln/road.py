@@ -98,7 +98,7 @@ def build(job: Job, progress: Progress | None = None, cache: Path | None = None)
     with say.step("time what runs on this machine"):
         timings = _timed(made, intake, threads, job.search.samples, store, unfit)
     warnings = [*(f"this machine: {sentence}" for sentence in timings.unfit), *warnings]
-    proofs, more = _proofs(made, {t.id: t for t in (*timings.timed, *timings.failed)}, where)
+    proofs, more = _proofs(made, timings, where)
     too_few = sample_warning((m.judged for m in made), against, job.budget.max_drop)
     warnings += [too_few] if too_few else []
     budget = job.budget.budget()
@@ -262,21 +262,21 @@ def _timed(
 
 
 def _proofs(
-    made: Sequence[Made], timings: dict[str, Timing | TimingFailure], where: dict[str, Scalar]
+    made: Sequence[Made], timings: _Timings, where: dict[str, Scalar]
 ) -> tuple[list[Proof], list[Failure]]:
     proofs, failures = [], []
+    timed, failed = {t.id: t for t in timings.timed}, {t.id: t for t in timings.failed}
     for m in made:
         native = m.device.name == "host" and m.artifact.engine == m.artifact.proof_engine
         evidence = [e if native else _emulated(e, m) for e in m.judged.evidence]
         evidence.append(_size(m.artifact))
-        timing = timings.get(m.artifact.id) if native else None
         latency: tuple[float, ...] = ()
-        if isinstance(timing, TimingFailure):
+        if native and (lost := failed.get(m.artifact.id)):
             failures.append(
-                _failure(m.device, m.artifact.target, m.artifact.recipe, "time", timing.reason, timing.cure)
+                _failure(m.device, m.artifact.target, m.artifact.recipe, "time", lost.reason, lost.cure)
             )
             continue
-        if timing is not None:
+        if native and (timing := timed.get(m.artifact.id)):
             evidence += timing_evidence(timing, _where(), where)
             latency = timing.samples_ms
         else:
