@@ -37,7 +37,12 @@ class Opened:
     def labels(self) -> tuple[str, ...]:
         if self.manifest.labels is None:
             return ()
-        return tuple((self.folder / self.manifest.labels).read_text(encoding="utf-8").splitlines())
+        path = self.folder / self.manifest.labels
+        try:
+            return tuple(path.read_text(encoding="utf-8").splitlines())
+        except UnicodeDecodeError as error:
+            why, cure = "they are no UTF-8 text", "Do not use this bundle: build it again"
+            raise BadInput("reading the bundle's labels in", self.manifest.labels, why, cure) from error
 
 
 def read_manifest(path: Path) -> Manifest:
