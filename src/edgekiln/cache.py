@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from edgekiln import interrupt
 from edgekiln.files import entries, folder_aside, sha256_bytes, sha256_file, sha256_record, write_json
 from edgekiln.records import FileEntry, Record
 
@@ -53,6 +54,7 @@ def step(
     shutil.rmtree(folder, ignore_errors=True)
     with folder_aside(folder) as scratch:
         result = produce(scratch)
+        interrupt.check()  # a result that a swallowed Ctrl-C spoilt must not be kept
         done = _Done(result=msgspec.Raw(msgspec.json.encode(result)), files=entries(scratch))
         write_json(scratch / _DONE, done)
     return folder, result, False

@@ -189,7 +189,7 @@ def _make_and_prove(
     say: Progress,
 ) -> tuple[list[Made], list[Failure]]:
     made: list[Made] = []
-    failures = [f for d in devices for f in _planned(d, job)]
+    failures = [f for d in devices for f in _untried(d, job)]
     share = matmul_share(shop.graph)
     rows = [
         (device, target, name, skip)
@@ -356,18 +356,19 @@ def _targets(device: Device, job: Job) -> list[str]:
     return [t for t in device.targets if t in TARGETS and (wanted is None or t in wanted)]
 
 
-def _planned(device: Device, job: Job) -> Iterator[Failure]:
-    for target in device.targets:
-        if target not in TARGETS and (job.search.targets is None or target in job.search.targets):
-            yield _failure(
-                device,
-                target,
-                "*",
-                "target",
-                f"{device.name} would take it, but edgekiln can't make {target} artifacts yet",
-                "See the list of what is not there yet in the README",
-                kind="skipped",
-            )
+def _untried(device: Device, job: Job) -> Iterator[Failure]:
+    """A row for each target that the device takes and nobody makes yet, or that it can't take."""
+    wanted = job.search.targets
+    for target in device.targets if wanted is None else wanted:
+        if target not in device.targets:
+            why = f"{device.name} does not take it; it takes {', '.join(device.targets)}"
+            cure = "Leave --target out, or name one that the device takes"
+        elif target not in TARGETS:
+            why = f"{device.name} would take it, but edgekiln can't make {target} artifacts yet"
+            cure = "See the list of what is not there yet in the README"
+        else:
+            continue
+        yield _failure(device, target, "*", "target", why, cure, kind="skipped")
 
 
 def _failure(
