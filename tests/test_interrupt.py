@@ -77,8 +77,15 @@ class Killable(Kiln):
         return found
 
     def running(self) -> list[str]:
-        """Command lines of the processes that still have this build's environment."""
-        return list(_processes(f"TMPDIR={self.scratch}"))
+        """Command lines of the processes that outlive this build.
+
+        A worker that was just being started when the key struck sees that its parent is gone as soon as its
+        interpreter is up, so it is given the time for that.
+        """
+        deadline = time.monotonic() + 5
+        while (found := list(_processes(f"TMPDIR={self.scratch}"))) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return found
 
 
 def _processes(marker: str) -> Iterator[str]:
