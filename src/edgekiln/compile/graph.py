@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from edgekiln.engines import Arrays
 from edgekiln.errors import BadInput, ConversionFailed
-from edgekiln.records import PassReport
+from edgekiln.records import Outcome, PassReport
 
 MIN_OPSET = 17  # per-channel DequantizeLinear needs 13, LayerNormalization 17
 PARITY = 1e-3  # largest error that a pass may bring, as a share of the output's largest magnitude
@@ -93,7 +93,7 @@ def _static_shapes(model: Any, shapes: dict[str, tuple[int, ...]]) -> tuple[Any,
         del fixed.graph.value_info[:]
     report = PassReport(
         name="static-shapes",
-        kept=bool(notes),
+        outcome="kept" if notes else "unneeded",
         seconds=time.perf_counter() - started,
         nodes_before=before,
         nodes_after=len(fixed.graph.node),
@@ -159,7 +159,7 @@ def _runtime_fusion(model: Any) -> PassReport:
     made = ", ".join(f"{after[n]} {n}" for n in names) or "nothing new"
     return PassReport(
         name="runtime-fusion",
-        kept=False,
+        outcome="runtime",
         seconds=time.perf_counter() - started,
         nodes_before=sum(before.values()),
         nodes_after=sum(after.values()),
@@ -196,9 +196,10 @@ def _checked(
         changed, kept = model, False
         note = f"undone: {type(problem).__name__}: {str(problem).strip()[:300]}"
     after = ops(changed)
+    idle = kept and changed.SerializeToString() == model.SerializeToString()
     report = PassReport(
         name=name,
-        kept=kept,
+        outcome="unneeded" if idle else "kept" if kept else "undone",
         seconds=time.perf_counter() - started,
         nodes_before=sum(before.values()),
         nodes_after=sum(after.values()),
@@ -225,15 +226,15 @@ def _better(model: Any, tried: list[tuple[Any, PassReport]]) -> tuple[Any, list[
             "; undone: the graph was no smaller" if best is None else "; undone: the other's graph is smaller"
         )
         if best is not None and lost and sizes[i] == sizes[best]:
-            why = "; undone: the other's graph is equal"
-        reports.append(_amended(report, kept=i == best, note=report.note + (why if lost else "")))
+            why = "; undone: the other graph is equal"
+        why = "; undone: the graph was no smaller" if best is None else "; undone: the other graph is smaller"
     return (model if best is None else tried[best][0]), reports
 
 
-def _amended(report: PassReport, kept: bool, note: str) -> PassReport:
+def _amended(report: PassReport, outcome: Outcome, note: str) -> PassReport:
     import msgspec
 
-    return msgspec.structs.replace(report, kept=kept, note=note)
+    return msgspec.structs.replace(report, outcome=outcome, note=note)
 
 
 def _told(before: dict[str, int], after: dict[str, int]) -> str:
