@@ -221,13 +221,13 @@ def _better(model: Any, tried: list[tuple[Any, PassReport]]) -> tuple[Any, list[
         best = None
     reports = []
     for i, (_, report) in enumerate(tried):
-        lost = report.kept and i != best
-        why = (
-            "; undone: the graph was no smaller" if best is None else "; undone: the other's graph is smaller"
-        )
-        if best is not None and lost and sizes[i] == sizes[best]:
-            why = "; undone: the other graph is equal"
-        why = "; undone: the graph was no smaller" if best is None else "; undone: the other graph is smaller"
+        if not report.kept or i == best:
+            reports.append(report)
+            continue
+        why = "the graph was no smaller" if best is None else "the other's graph is smaller"
+        if best is not None and sizes[i] == sizes[best]:
+            why = "the other's graph is equal"
+        reports.append(_amended(report, "undone", f"{report.note}; undone: {why}"))
     return (model if best is None else tried[best][0]), reports
 
 
