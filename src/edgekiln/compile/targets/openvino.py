@@ -31,7 +31,11 @@ def convert(variant: Variant, variant_folder: Path, device: Device, into: Path) 
     try:
         # Not convert_model: it reports its use over the network unless the user once refused.
         model = openvino.Core().read_model(path)
-        xml, weights = serialise(model, compress_to_fp16=recipe == "fp16")
+        if path.suffix == ".xml":
+            # As NNCF's file is: folding what was read back would turn its int8 weights into float32.
+            xml, weights = path.read_bytes(), path.with_suffix(".bin").read_bytes()
+        else:
+            xml, weights = serialise(model, compress_to_fp16=recipe == "fp16")
     except RuntimeError as error:
         why, cure = str(error).strip(), "Choose another recipe or target, or change the model at that node"
         raise ConversionFailed("converting for OpenVINO", variant.path, why, cure) from error
@@ -68,11 +72,11 @@ def serialise(model: Any, compress_to_fp16: bool) -> tuple[bytes, bytes]:
     import openvino
     from openvino.passes import ConstantFolding, Manager
 
-    _name_unnamed(model)  # before folding, which hands names down to the constants
+    name_unnamed(model)  # before folding, which hands names down to the constants
     folding = Manager()
     folding.register_pass(ConstantFolding())
     folding.run_passes(model)
-    _name_unnamed(model)
+    name_unnamed(model)
     model.set_friendly_name("model")
     with tempfile.TemporaryDirectory() as scratch:
         xml = Path(scratch) / ENTRY
@@ -86,7 +90,7 @@ def serialise(model: Any, compress_to_fp16: bool) -> tuple[bytes, bytes]:
     return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True) + b"\n", weights
 
 
-def _name_unnamed(model: Any) -> None:
+def name_unnamed(model: Any) -> None:
     """Give each node that has only OpenVINO's own name one made of its type and its place in the graph."""
     ops = model.get_ordered_ops()
     unnamed = [(i, op) for i, op in enumerate(ops) if op.get_friendly_name() == op.get_name()]
