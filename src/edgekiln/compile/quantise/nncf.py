@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekiln import files
-from edgekiln.compile.targets.openvino import ENTRY, name_unnamed, serialise
+from edgekiln.compile.targets.openvino import ENTRY, read, serialise
 from edgekiln.errors import BadInput, ConversionFailed, MissingExtra
 
 Samples: TypeAlias = Callable[[], Iterable[dict[str, NDArray[Any]]]]
@@ -58,15 +58,13 @@ def quantise_openvino(
     os.environ.setdefault("NNCF_CI", "1")
     try:
         import nncf
-        import openvino
     except ImportError as error:
         raise MissingExtra(doing, model_path.name, "openvino") from error
     if n < 1 or next(iter(_Again(samples, 1)), None) is None:
         raise BadInput(doing, model_path.name, "there are no calibration samples", "Give some with --data")
     with _quiet(), _seeded(seed):
         try:
-            model = openvino.Core().read_model(model_path)
-            name_unnamed(model)  # before NNCF, which hands names down to what it inserts
+            model = read(model_path)
             model = nncf.quantize(
                 model,
                 nncf.Dataset(_Again(samples, n)),
@@ -84,7 +82,7 @@ def quantise_openvino(
 
 
 def _openvino_names(model: Any, onnx_names: tuple[str, ...]) -> list[str]:
-    """OpenVINO's names of ONNX nodes: a Conv with a bias becomes ``NAME/WithoutBiases`` and a sum ``NAME``."""
+    """OpenVINO's names of ONNX nodes: Conv with bias is ``NAME/WithoutBiases`` and an Add ``NAME``."""
     known = {op.get_friendly_name() for op in model.get_ops()}
     return [n for name in onnx_names for n in (name, f"{name}/WithoutBiases") if n in known]
 
