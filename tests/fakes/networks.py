@@ -134,3 +134,4 @@ def ocr_model(name: str) -> Path:
 
 
 CLS, REC = "ch_ppocr_mobile_v2.0_cls_mobile.onnx", "PP-OCRv6_rec_small.onnx"
+DET = "PP-OCRv6_det_small.onnx"

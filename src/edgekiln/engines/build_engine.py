@@ -54,10 +54,9 @@ def parse(trt: Any, builder: Any, logger: Any, model: Path) -> Any:
     network = builder.create_network(0 if strong is None else 1 << int(strong))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(model)):
-        all_ = [parser.get_error(i) for i in range(parser.num_errors)]
-        raise BuildFailed(
-            *({"op": e.node_operator(), "node": e.node_name(), "message": e.desc()} for e in all_)
-        )
+        found = (parser.get_error(i) for i in range(parser.num_errors))
+        errors = [{"op": e.node_operator(), "node": e.node_name(), "message": e.desc()} for e in found]
+        raise BuildFailed(*errors)
     return network
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import tempfile
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -40,6 +41,9 @@ def convert(variant: Variant, variant_folder: Path, device: Device, into: Path) 
         raise ConversionFailed("converting for OpenVINO", variant.path, why, cure) from error
     files.write_bytes(into / ENTRY, xml)
     files.write_bytes(into / Path(ENTRY).with_suffix(".bin"), weights)
+    tools = {"openvino": openvino.__version__}
+    if recipe.startswith("int8-nncf-"):
+        tools["nncf"] = importlib.metadata.version("nncf")
     options: dict[str, Scalar] = {
         "INFERENCE_PRECISION_HINT": "bf16" if recipe == "bf16" else "f32",
         "PERFORMANCE_HINT": "LATENCY",
@@ -54,7 +58,7 @@ def convert(variant: Variant, variant_folder: Path, device: Device, into: Path) 
         entry=ENTRY,
         files=files.entries(into),
         options=options,
-        tools={"openvino": openvino.__version__},
+        tools=tools,
         precisions=variant.precisions,
         passes=variant.passes,
     )
