@@ -306,6 +306,14 @@ def _tolerance(expected: dict[str, NDArray[Any]]) -> float:
 def _write(model: Any, into: Path) -> None:
     from edgekiln.files import write_bytes
 
+    taken = {n.name for n in model.graph.node}
+    for number, node in enumerate(model.graph.node):
+        if not node.name:  # rules that keep single nodes in float, and reports, need a name
+            name = f"{node.op_type}_{number}"
+            while name in taken:
+                name += "_"
+            node.name = name
+            taken.add(name)
     del model.metadata_props[:]
     model.doc_string = ""
     model.producer_name, model.producer_version = "edgekiln", ""
