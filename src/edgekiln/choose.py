@@ -1,7 +1,8 @@
 """The decision: every constraint met, then the least latency; and why each loser lost.
 
 Pure rules over proofs, apart from I/O. Where no latency is known for a device (nobody measured on it),
-the least size decides and the choice says so: a figure of another machine never ranks this one.
+the target that the catalogue ranks first for it decides, then the least size, and the choice says so: a
+figure of another machine never ranks this one.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ SQNR_FLOOR_DB = 20.0
 """Where neither labels nor class decisions exist, error power above 1 % of the signal's is a fault."""
 
 BASIS_LATENCY = "least median latency among those that meet the budget"
-BASIS_SIZE = "least size among those that meet the budget, because no latency is known on this device"
+BASIS_SIZE = "no latency is known on this device: its preferred target, then the least size within the budget"
 
 
 @dataclass(frozen=True)
@@ -67,15 +68,16 @@ def constraints(budget: Budget, proofs: Sequence[Proof]) -> tuple[Constraint, ..
     return tuple(found)
 
 
-def choose(device: str, proofs: Sequence[Proof], budget: Budget) -> Choice:
-    """Decide among the proofs of one device."""
+def choose(device: str, proofs: Sequence[Proof], budget: Budget, order: Sequence[str] = ()) -> Choice:
+    """Decide among the proofs of one device; ``order`` names its targets, the preferred one first."""
     checks = constraints(budget, proofs)
     broken = {p.artifact.id: _broken(p, checks) for p in proofs}
     fit = [p for p in proofs if not broken[p.artifact.id]]
     timed = bool(proofs) and all(p.value("latency_p50_ms") is not None for p in (fit or proofs))
     cost = "latency_p50_ms" if timed else "size_bytes"
     quality = quality_figure(proofs)
-    winner = _winner(fit, cost, quality) if fit else None
+    ranked = fit if timed else _preferred(fit, order)
+    winner = _winner(ranked, cost, quality) if ranked else None
     losers = tuple(
         Loser(artifact_id=p.artifact.id, why=_why(p, winner, broken[p.artifact.id], cost, quality))
         for p in proofs
@@ -133,6 +135,15 @@ def same_cost(a: Proof, b: Proof, cost: str) -> bool:
     return one is not None and other is not None and abs(one - other) <= 0.02 * min(one, other)
 
 
+def _preferred(fit: Sequence[Proof], order: Sequence[str]) -> list[Proof]:
+    """The proofs of the first target in ``order`` that has any; all of them where none is named."""
+    for target in order:
+        found = [p for p in fit if p.artifact.target == target]
+        if found:
+            return found
+    return list(fit)
+
+
 def _winner(fit: Sequence[Proof], cost: str, quality: str) -> Proof:
     """The least cost; among those that tie with it, the best quality, then size."""
 
@@ -184,6 +195,8 @@ def _why(proof: Proof, winner: Proof | None, broken: Sequence[str], cost: str, q
     unit = {"latency_p50_ms": "ms", "size_bytes": "bytes"}[cost]
     if mine is None or best is None:
         return f"its {cost} is not known"
+    if cost == "size_bytes" and proof.artifact.target != winner.artifact.target:
+        return f"no latency is known, and {winner.artifact.target} comes first on this device"
     if same_cost(proof, winner, cost):
         return f"as cheap as the winner within this run's spread, but of lower quality ({quality})"
     rival = f"{winner.artifact.target} {winner.artifact.recipe}"

@@ -17,7 +17,7 @@ from edgekiln import __version__
 from edgekiln.bundle import SUFFIX
 from edgekiln.bundle.pack import pack
 from edgekiln.cache import default_root, step
-from edgekiln.choose import choose
+from edgekiln.choose import SQNR_FLOOR_DB, choose, constraints
 from edgekiln.compile.graph import optimise
 from edgekiln.compile.make import Calibration, Workshop, make, matmul_share, plan
 from edgekiln.compile.targets import PLANNED, TARGETS
@@ -36,6 +36,7 @@ from edgekiln.prove.normalisation import better_normalisation
 from edgekiln.prove.timing import Contender, Timing, TimingFailure, measure, timing_evidence
 from edgekiln.records import (
     Artifact,
+    Budget,
     Build,
     Choice,
     Decision,
@@ -95,7 +96,10 @@ def build(job: Job, progress: Progress | None = None, cache: Path | None = None)
     too_few = sample_warning((m.judged for m in made), against, job.budget.max_drop)
     warnings += [too_few] if too_few else []
     budget = job.budget.budget()
-    choices = tuple(choose(d.name, [p for p in proofs if p.device == d.name], budget) for d in devices)
+    choices = tuple(
+        choose(d.name, [p for p in proofs if p.device == d.name], budget, d.targets) for d in devices
+    )
+    warnings += _floor_warning(budget, proofs)
     choices = _bundles(choices, made, proofs, intake, out)
     result = Build(
         edgekiln=__version__,
@@ -232,9 +236,10 @@ def _timed(
         for m in here
     )
     sample = next(iter(samples(intake, intake.holdout)))
+    seconds = 4.0 * len(contenders)
 
     def produce(into: Path) -> _Timings:
-        return _Timings(results=measure(contenders, sample, threads, min_samples=count, progress=None))
+        return _Timings(results=measure(contenders, sample, threads, min_samples=count, max_seconds=seconds))
 
     key = [[m.artifact.id, m.artifact.files, m.artifact.options] for m in here]
     machine = fingerprint()
@@ -307,6 +312,17 @@ def _write(result: Build, out: Path) -> None:
 
 
 # ---------------------------------------------------------------- rows
+
+
+def _floor_warning(budget: Budget, proofs: Sequence[Proof]) -> list[str]:
+    """The rule that stands in where neither labels nor classes tell a good artifact from a bad one."""
+    names = {c.key for c in constraints(budget, proofs)}
+    if budget.sqnr_db is not None or "sqnr_db" not in names:
+        return []
+    return [
+        f"no labels and no classes to judge by: an artifact needs {SQNR_FLOOR_DB:g} dB of signal to "
+        "quantisation noise against the float model; --sqnr-db sets another bound"
+    ]
 
 
 def _check_search(job: Job) -> None:
