@@ -81,7 +81,7 @@ def choose(device: str, proofs: Sequence[Proof], budget: Budget) -> Choice:
         for p in proofs
         if winner is None or p.artifact.id != winner.artifact.id
     )
-    unproven = () if winner is None else tuple(c.key for c in checks if winner.value(c.figure) is None)
+    unproven = () if winner is None else tuple(c.key for c in checks if not _proven(winner, c))
     basis = BASIS_LATENCY if timed else BASIS_SIZE
     if winner is None:
         basis = "no artifact meets the budget" if proofs else "no artifact could be made"
@@ -99,8 +99,8 @@ def choose(device: str, proofs: Sequence[Proof], budget: Budget) -> Choice:
 
 
 def quality_figure(proofs: Sequence[Proof]) -> str:
-    """The finest measure of quality that every proof has: SQNR counts every output value."""
-    for figure in ("sqnr_db", "agreement", "top1"):
+    """The measure of quality that every proof has: decisions where there are any, else every value."""
+    for figure in ("agreement", "sqnr_db", "top1"):
         if proofs and all(p.value(figure) is not None for p in proofs):
             return figure
     return "sqnr_db"
@@ -142,7 +142,22 @@ def _winner(fit: Sequence[Proof], cost: str, quality: str) -> Proof:
 
     cheapest = min(fit, key=lambda p: (price(p), p.artifact.id))
     same = [p for p in fit if p is cheapest or same_cost(p, cheapest, cost)]
-    return max(same, key=lambda p: (p.value(quality) or float("-inf"), -price(p), p.artifact.id))
+
+    def worth(p: Proof) -> tuple[float, ...]:
+        """The quality, then the finer SQNR where decisions are equal."""
+        values = (p.value(quality), p.value("sqnr_db"))
+        return tuple(float("-inf") if v is None else v for v in values)
+
+    return max(same, key=lambda p: (worth(p), -price(p), p.artifact.id))
+
+
+def _proven(proof: Proof, check: Constraint) -> bool:
+    """Whether the figure is there and its 95 % interval, where it has one, stays within the limit."""
+    found = proof.get(check.figure)
+    if found is None or found.value is None:
+        return False
+    low, high = found.interval or (found.value, found.value)
+    return high <= check.limit + 1e-12 if check.at_most else low >= check.limit - 1e-12
 
 
 def _broken(proof: Proof, checks: Sequence[Constraint]) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from edgekiln.engines import Arrays
 from edgekiln.errors import BadInput, ConversionFailed
-from edgekiln.records import PassReport
+from edgekiln.records import Outcome, PassReport
 
 MIN_OPSET = 17  # per-channel DequantizeLinear needs 13, LayerNormalization 17
 PARITY = 1e-3  # largest error that a pass may bring, as a share of the output's largest magnitude
@@ -93,7 +93,7 @@ def _static_shapes(model: Any, shapes: dict[str, tuple[int, ...]]) -> tuple[Any,
         del fixed.graph.value_info[:]
     report = PassReport(
         name="static-shapes",
-        kept=bool(notes),
+        outcome="kept" if notes else "unneeded",
         seconds=time.perf_counter() - started,
         nodes_before=before,
         nodes_after=len(fixed.graph.node),
@@ -159,7 +159,7 @@ def _runtime_fusion(model: Any) -> PassReport:
     made = ", ".join(f"{after[n]} {n}" for n in names) or "nothing new"
     return PassReport(
         name="runtime-fusion",
-        kept=False,
+        outcome="runtime",
         seconds=time.perf_counter() - started,
         nodes_before=sum(before.values()),
         nodes_after=sum(after.values()),
@@ -196,9 +196,10 @@ def _checked(
         changed, kept = model, False
         note = f"undone: {type(problem).__name__}: {str(problem).strip()[:300]}"
     after = ops(changed)
+    idle = kept and changed.SerializeToString() == model.SerializeToString()
     report = PassReport(
         name=name,
-        kept=kept,
+        outcome="unneeded" if idle else "kept" if kept else "undone",
         seconds=time.perf_counter() - started,
         nodes_before=sum(before.values()),
         nodes_after=sum(after.values()),
@@ -220,20 +221,20 @@ def _better(model: Any, tried: list[tuple[Any, PassReport]]) -> tuple[Any, list[
         best = None
     reports = []
     for i, (_, report) in enumerate(tried):
-        lost = report.kept and i != best
-        why = (
-            "; undone: the graph was no smaller" if best is None else "; undone: the other's graph is smaller"
-        )
-        if best is not None and lost and sizes[i] == sizes[best]:
-            why = "; undone: the other's graph is equal"
-        reports.append(_amended(report, kept=i == best, note=report.note + (why if lost else "")))
+        if not report.kept or i == best:
+            reports.append(report)
+            continue
+        why = "the graph was no smaller" if best is None else "the other's graph is smaller"
+        if best is not None and sizes[i] == sizes[best]:
+            why = "the other's graph is equal"
+        reports.append(_amended(report, "undone", f"{report.note}; undone: {why}"))
     return (model if best is None else tried[best][0]), reports
 
 
-def _amended(report: PassReport, kept: bool, note: str) -> PassReport:
+def _amended(report: PassReport, outcome: Outcome, note: str) -> PassReport:
     import msgspec
 
-    return msgspec.structs.replace(report, kept=kept, note=note)
+    return msgspec.structs.replace(report, outcome=outcome, note=note)
 
 
 def _told(before: dict[str, int], after: dict[str, int]) -> str:
@@ -305,6 +306,14 @@ def _tolerance(expected: dict[str, NDArray[Any]]) -> float:
 def _write(model: Any, into: Path) -> None:
     from edgekiln.files import write_bytes
 
+    taken = {n.name for n in model.graph.node}
+    for number, node in enumerate(model.graph.node):
+        if not node.name:  # rules that keep single nodes in float, and reports, need a name
+            name = f"{node.op_type}_{number}"
+            while name in taken:
+                name += "_"
+            node.name = name
+            taken.add(name)
     del model.metadata_props[:]
     model.doc_string = ""
     model.producer_name, model.producer_version = "edgekiln", ""
