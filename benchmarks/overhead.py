@@ -1,13 +1,14 @@
 """What edgekiln's engines add to a call of the runtime beneath them.
 
-Compared in one process per engine, in alternated blocks: a call of the runner that ``edgekiln.engines`` opens,
-and what a user would write without it on the same file with the same options:
+Compared in one process per engine, in alternated blocks: a call of the runner that ``edgekiln.engines``
+opens, and what a user would write without it on the same file with the same options:
 - ONNX Runtime: ``session.run(None, {name: array})``;
 - OpenVINO: ``request.infer({name: array})``, which copies its outputs as the runner does.
 
-On a tiny network, where the call itself is most of the time, and on EfficientNet-Lite0 in fp32 and INT8, where
-the question is whether anything is left of it. The figure is the difference of the medians with a 95 % interval
-from resampling whole rounds (one block of each); an interval that holds 0 says that this run can't tell.
+On a tiny network, where the call itself is most of the time, and on EfficientNet-Lite0 in fp32 and INT8,
+where the question is whether anything is left of it. The figure is the difference of the medians with a 95 %
+interval from resampling whole rounds (one block of each); an interval that holds 0 says that this run can't
+tell.
 
 Goal: at most 20 microseconds a call, and at most 1 % of a call of EfficientNet-Lite0.
 """
@@ -68,18 +69,19 @@ def prepare(folder: Path, cache: Path, engine: str, threads: int, quick: bool) -
     """Make the artifacts of ``engine`` and write where they lie, with one input each."""
     from edgekiln.compile.make import make
     from edgekiln.devices import load
-    from edgekiln.files import write_json
+    from edgekiln.files import write_bytes, write_json
+    from edgekiln.prove.arrays import npz_bytes
     from measuring.scene import scene
 
     host = load("host")
     wanted = [("tiny", "fp32")]
     if not quick:
         wanted += [("efficientnet-lite0", "fp32"), ("efficientnet-lite0", INT8[engine])]
-    places = []
+    places: list[Place] = []
     for network, recipe in wanted:
         made = scene("tiny" if network == "tiny" else "efficientnet-lite0", cache, threads)
         where, artifact = make(made.shop, host, engine, recipe)
-        np.savez(folder / f"{engine}-{len(places)}.npz", **next(made.holdout()))
+        write_bytes(folder / f"{engine}-{len(places)}.npz", npz_bytes(next(made.holdout())))
         places.append(Place(network=network, recipe=recipe, folder=str(where.resolve()), artifact=artifact))
     write_json(folder / f"{engine}.json", places)
 
@@ -172,8 +174,8 @@ def _block(call: Call, calls: int) -> tuple[float, ...]:
 def difference(pair: Pair, resamples: int = 2000) -> tuple[float, float, float]:
     """Median of ours less median of the bare call in microseconds, and its 95 % interval.
 
-    A round is the unit that is drawn with replacement (Efron and Tibshirani, An Introduction to the Bootstrap,
-    1993, chapter 8): what slowed the machine slows both and cancels.
+    A round is the unit that is drawn with replacement (Efron and Tibshirani, An Introduction to the
+    Bootstrap, 1993, chapter 8): what slowed the machine slows both and cancels.
     """
     ours = [np.asarray(block) for block in pair.ours_us]
     bare = [np.asarray(block) for block in pair.bare_us]
@@ -248,9 +250,9 @@ def _benchmark(given: Any) -> None:
         title=f"The engines against the bare runtime, {given.threads} threads",
         columns=("engine", "model", "bare, median", "edgekiln, median", "added", "share", "n", "goal"),
         rows=tuple(_row(pair) for pair in pairs),
-        note=f"Measured in one process per engine, blocks alternated. Goal: at most {GOAL_US:g} µs a call with "
-        f"the whole interval, and at most {GOAL_SHARE:.0%} of EfficientNet-Lite0; 'not shown' means that the "
-        "interval reaches beyond it.",
+        note=f"Measured in one process per engine, blocks alternated. Goal: at most {GOAL_US:g} µs a call "
+        f"with the whole interval, and at most {GOAL_SHARE:.0%} of EfficientNet-Lite0; 'not shown' means that "
+        "the interval reaches beyond it.",
     )
     publish("overhead", [table], pairs, quick=given.quick, out=given.out, unfit=unfit)
 

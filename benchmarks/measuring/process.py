@@ -92,7 +92,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 
 def tree_bytes(pid: int) -> int:
-    """Resident bytes of ``pid`` and all its descendants, now; 0 where there is no such process or no /proc."""
+    """Resident bytes of ``pid`` and all its descendants, now; 0 where there is no such process."""
     parents: dict[int, list[int]] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from edgekiln.cache import step
 from edgekiln.compile.graph import optimise
 from edgekiln.compile.make import Calibration, Workshop
-from edgekiln.files import write_bytes
+from edgekiln.files import sha256_file, write_bytes
 from edgekiln.intake import Intake, dataset_key, random_inputs, samples, take_in
 from edgekiln.job import Job, ModelOrder, load
 from edgekiln.records import PassReport, Record
@@ -85,11 +85,12 @@ def _scene(
         return _Passes(passes=optimise(intake.graph, shapes, probe, into / "graph.onnx"))
 
     folder, _, _ = step(cache, "bench-graph", [intake.model.sha256, shapes], _Passes, produce)
+    graph = folder / "graph.onnx"
     data = intake.calibration
     n = 32 if data is None else len(data.samples)
     key = "random" if data is None else dataset_key(data, intake.model)
     held = Calibration(lambda: calibration(n) if data is None else samples(intake, data), n, key)
-    shop = Workshop(folder / "graph.onnx", intake.model.sha256, held, cache, threads)
+    shop = Workshop(graph, sha256_file(graph), held, cache, threads)
     return Scene(intake, shop, calibration, holdout)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from edgekiln import __version__
 from edgekiln.files import write_json
-from edgekiln.prove.environment import fingerprint, fitness
+from edgekiln.prove.environment import fingerprint
 from edgekiln.prove.statistics import percentiles
 from edgekiln.records import Record, Scalar
 from measuring.process import ROOT
