@@ -9,7 +9,7 @@ Measured on the job of ``make demo`` (EfficientNet-Lite0 for three devices), thr
 
 The packages' files are in the page cache or not as the machine happens to have them: nothing is evicted.
 
-Goals: cold build at most 180 s on two cores; the same build again at most 10 s ("seconds"); ``--help`` at most
+Goals: cold build at most 180 s on two cores; the same build again at most 10 s; ``--help`` at most
 0.3 s (P95) without a heavy package.
 """
 
