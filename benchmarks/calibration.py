@@ -13,19 +13,19 @@ holdout crops, of other photographs. The samples are crops of ten photographs, s
 the memory, not 512 independent pictures. A contender that passes the limit of memory or time is a row that
 says so: the limits are this benchmark's own.
 
-Goal: edgekiln's memory does not grow with the samples, its time is no worse than ONNX Runtime's MinMax times
-1.5, its best agreement no worse than the best of the others.
+Goals: what edgekiln adds in memory grows by at most a tenth from the fewest samples to the most; minmax takes
+at most 1.5 times as long as ONNX Runtime's MinMax; its best agreement is at most one sample behind the
+others' best.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,18 +34,17 @@ import msgspec
 import numpy as np
 
 from edgekiln.prove.environment import fitness
+from edgekiln.prove.statistics import percentiles
 from edgekiln.records import Record
 from measuring import process
+from measuring.calibrators import OURS, THEIRS, quantiser
 from measuring.process import say
-from measuring.table import Table, arguments, megabytes, publish, spread
+from measuring.table import Table, against_goal, arguments, megabytes, publish, spread
 
-OURS = ("edgekiln minmax", "edgekiln percentile 99.99", "edgekiln mse")
-THEIRS = ("ONNX Runtime MinMax", "ONNX Runtime Percentile", "ONNX Runtime Entropy", "NNCF")
-RECIPES = dict(
-    zip(OURS, ("int8-static-minmax", "int8-static-percentile-99.99", "int8-static-mse"), strict=True)
-)
 SIZES = (32, 128)
 LARGEST = (512, ("edgekiln minmax", "ONNX Runtime MinMax"))
+GOAL_GROWTH = 1.1
+GOAL_TIME_RATIO = 1.5
 
 
 class Scene(Record, frozen=True, kw_only=True):
@@ -125,7 +124,7 @@ def work(contender: str, folder: Path, count: int, threads: int, evaluate: bool)
         return _arrays(folder / "samples", scene.input, count)
 
     with tempfile.TemporaryDirectory() as scratch:
-        quantise, engine = _contender(contender, folder / "graph.onnx", scene, samples, count, threads)
+        quantise, engine = quantiser(contender, folder / "graph.onnx", scene.dialect, samples, count, threads)
         before = process.own_memory_bytes("VmRSS")
         started = time.perf_counter()
         made = quantise(Path(scratch))
@@ -133,96 +132,6 @@ def work(contender: str, folder: Path, count: int, threads: int, evaluate: bool)
         peak = process.own_memory_bytes("VmHWM")
         agreement, sqnr = _judged(made, engine, folder, scene, threads) if evaluate else (None, None)
     return Answer(seconds=seconds, before_bytes=before, peak_bytes=peak, agreement=agreement, sqnr_db=sqnr)
-
-
-Quantise = Callable[[Path], Path]
-
-
-def _contender(
-    name: str, graph: Path, scene: Scene, samples: Callable[[], Iterator[Any]], count: int, threads: int
-) -> tuple[Quantise, str]:
-    """The function that is timed, with its packages imported, and the engine of its result."""
-    if name in OURS:
-        return _ours(RECIPES[name], graph, scene, samples, threads), "onnxruntime"
-    if name == "NNCF":
-        return _nncf(graph, samples, count), "openvino"
-    return _onnxruntime(name.rsplit(" ", 1)[1], graph, scene, samples), "onnxruntime"
-
-
-def _ours(
-    recipe_name: str, graph: Path, scene: Scene, samples: Callable[[], Iterator[Any]], threads: int
-) -> Quantise:
-    import onnxruntime.quantization  # noqa: F401 (imported before the clock starts)
-
-    from edgekiln.compile.quantise.observers import observe
-    from edgekiln.compile.quantise.static import DIALECTS, quantise_static
-    from edgekiln.compile.recipes import recipe
-
-    params = recipe(recipe_name).passes[0].params
-
-    def quantise(into: Path) -> Path:
-        seen = observe(graph, samples(), threads)
-        path = into / "graph.onnx"
-        quantise_static(graph, seen, str(params["rule"]), params, DIALECTS[scene.dialect], path)
-        return path
-
-    return quantise
-
-
-def _onnxruntime(method: str, graph: Path, scene: Scene, samples: Callable[[], Iterator[Any]]) -> Quantise:
-    import onnx
-    from onnxruntime import quantization
-    from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
-
-    from edgekiln.compile.quantise.static import DIALECTS, quiet
-
-    dialect = DIALECTS[scene.dialect]
-    known = set(QDQRegistry) | set(QLinearOpsRegistry)
-
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self._left = samples()
-
-        def get_next(self) -> dict[str, Any] | None:
-            return next(self._left, None)
-
-    def quantise(into: Path) -> Path:
-        path = into / "graph.onnx"
-        present = {n.op_type for n in onnx.load(graph, load_external_data=False).graph.node}
-        with quiet():
-            quantization.quantize_static(
-                str(graph),
-                str(path),
-                Reader(),
-                quant_format=quantization.QuantFormat.QDQ,
-                activation_type=quantization.QuantType[dialect.activations],
-                weight_type=quantization.QuantType.QInt8,
-                per_channel=True,
-                reduce_range=dialect.reduce_range,
-                calibrate_method=quantization.CalibrationMethod[method],
-                op_types_to_quantize=sorted(present & known),
-            )
-        return path
-
-    return quantise
-
-
-def _nncf(graph: Path, samples: Callable[[], Iterator[Any]], count: int) -> Quantise:
-    os.environ.setdefault("NNCF_CI", "1")  # else NNCF reports its use over the network
-    import nncf
-    import openvino
-
-    class Again:
-        def __iter__(self) -> Iterator[Any]:
-            return samples()
-
-    def quantise(into: Path) -> Path:
-        model = openvino.Core().read_model(graph)
-        quantised = nncf.quantize(model, nncf.Dataset(Again()), subset_size=count)
-        openvino.save_model(quantised, into / "model.xml", compress_to_fp16=False)
-        return into / "model.xml"
-
-    return quantise
 
 
 def _judged(made: Path, engine: str, folder: Path, scene: Scene, threads: int) -> tuple[float, float]:
@@ -252,14 +161,16 @@ def _judged(made: Path, engine: str, folder: Path, scene: Scene, threads: int) -
 
 
 def contest(folder: Path, plan: Sequence[Series], given: Any, deadline: float) -> None:
-    """Rounds over ``plan`` in shuffled order until each has ``given.rounds`` answers or the time is over.
+    """Rounds over ``plan`` until each has ``given.rounds`` answers or the time is over.
 
-    The first round is always made; a later run starts only where its last duration still fits.
+    A round takes few samples before many, each in shuffled order. The first round is always made; a later run
+    starts only where its last duration still fits.
     """
     order = random.Random(0)
     for turn in range(given.rounds):
         row = [series for series in plan if not series.failure]
         order.shuffle(row)
+        row.sort(key=lambda series: series.samples)
         for series in row:
             if turn and time.monotonic() + series.last_seconds > deadline:
                 continue
@@ -272,7 +183,8 @@ def _run(series: Series, folder: Path, given: Any, deadline: float) -> None:
         *("--samples", str(series.samples), "--threads", str(given.threads)),
         *([] if series.answers else ["--evaluate"]),
     ]
-    limit = max(20.0, min(given.run_seconds, deadline - time.monotonic()))
+    # Towards the end of the benchmark's own time a first run gets less, but enough for most.
+    limit = max(30.0, min(given.run_seconds, deadline - time.monotonic()))
     done = process.run(command, limit_seconds=limit, limit_bytes=round(given.memory_gb * 1e9))
     series.last_seconds = done.seconds
     if done.stopped or done.exit_code:
@@ -303,8 +215,43 @@ def _row(series: Series, holdout: int) -> tuple[str, ...]:
         megabytes([a.peak_bytes - a.before_bytes for a in series.answers]),
         f"{judged.agreement:.1%} of {holdout}",
         f"{judged.sqnr_db:.1f} dB",
-        f"{len(series.answers)} runs" + (f", then {series.failure}" if series.failure else ""),
+        str(len(series.answers)) + (f", then {series.failure}" if series.failure else ""),
     )
+
+
+def goals(plan: Sequence[Series], holdout: int) -> Table:
+    """The goals with what this run says to them; a goal without both figures is not judged."""
+    held = {(s.contender, s.samples): s.answers for s in plan if s.answers}
+    sizes = sorted({s.samples for s in plan})
+    rows = []
+    for size in sizes:
+        ours, theirs = (held.get((name, size)) for name in LARGEST[1])
+        if ours and theirs:
+            ratio = _middle(a.seconds for a in ours) / _middle(a.seconds for a in theirs)
+            verdict = against_goal(ratio, GOAL_TIME_RATIO)
+            what = f"time of minmax over ONNX Runtime's MinMax, {size} samples"
+            rows.append((what, f"{ratio:.2f}", f"≤ {GOAL_TIME_RATIO}", verdict))
+        mine = [held[n, size][0].agreement or 0.0 for n in OURS if (n, size) in held]
+        others = [held[n, size][0].agreement or 0.0 for n in THEIRS if (n, size) in held]
+        if mine and others:
+            behind = round((max(others) - max(mine)) * holdout)
+            what = f"holdout samples that the best agreement lies behind the others' best, {size} samples"
+            rows.append((what, str(behind), "≤ 1", against_goal(behind, 1)))
+    for name in OURS:
+        there = [size for size in sizes if (name, size) in held]
+        if len(there) > 1:
+            least, most = (
+                _middle(a.peak_bytes - a.before_bytes for a in held[name, n])
+                for n in there[:: len(there) - 1]
+            )
+            what = f"memory added by {name}, {there[-1]} samples over {there[0]}"
+            verdict = against_goal(most / least, GOAL_GROWTH)
+            rows.append((what, f"{most / least:.2f}", f"≤ {GOAL_GROWTH}", verdict))
+    return Table(title="Goals of calibration", columns=("what", "value", "goal", ""), rows=tuple(rows))
+
+
+def _middle(values: Iterable[float]) -> float:
+    return percentiles(list(values)).p50
 
 
 def main() -> None:
@@ -376,7 +323,9 @@ def _benchmark(given: Any) -> None:
         {"contender": s.contender, "samples": s.samples, "answers": s.answers, "failure": s.failure}
         for s in plan
     ]
-    publish("calibration", [table], raw, quick=given.quick, out=given.out, unfit=unfit)
+    publish(
+        "calibration", [table, goals(plan, scene.holdout)], raw, quick=given.quick, out=given.out, unfit=unfit
+    )
 
 
 if __name__ == "__main__":

@@ -250,9 +250,9 @@ def _benchmark(given: Any) -> None:
         title=f"The engines against the bare runtime, {given.threads} threads",
         columns=("engine", "model", "bare, median", "edgekiln, median", "added", "share", "n", "goal"),
         rows=tuple(_row(pair) for pair in pairs),
-        note=f"Measured in one process per engine, blocks alternated. Goal: at most {GOAL_US:g} µs on the tiny "
-        f"network, at most {GOAL_SHARE:.0%} of a call on EfficientNet-Lite0. 'met' and 'missed' hold for the "
-        "whole interval; 'not shown' means that the goal lies inside it.",
+        note=f"Measured in one process per engine, blocks alternated. Goal: at most {GOAL_US:g} µs on the "
+        f"tiny network, at most {GOAL_SHARE:.0%} of a call on EfficientNet-Lite0. 'met' and 'missed' hold "
+        "for the whole interval; 'not shown' means that the goal lies inside it.",
     )
     publish("overhead", [table], pairs, quick=given.quick, out=given.out, unfit=unfit)
 

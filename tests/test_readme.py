@@ -2,9 +2,10 @@
 
 Commands run for real in a working copy with a small built demo. Only flags are added, for speed: fewer
 recipes, one target, fewer timed calls. ``make`` and ``pip install`` lines are checked against the Makefile
-and the project's extras instead, because they would install; ``git clone`` and ``cd`` against each other. A
-fence that nothing here knows fails; one that can't be run says why in the comment
-``<!-- not run: reason -->`` before it, and is listed as skipped with that reason.
+and the project's extras instead, because they would install; ``git clone`` and ``cd`` against each other; a
+benchmark's options against its help, because it takes minutes. A fence that nothing here knows fails; one
+that can't be run says why in the comment ``<!-- not run: reason -->`` before it, and is listed as skipped
+with that reason.
 """
 
 from __future__ import annotations
@@ -145,11 +146,21 @@ def run(command: Command, folder: Path, where: str) -> None:
         # 1 is a build whose budget no artifact met on this machine: the command works, and says so.
         sound = {0, 1} if arguments[:1] == ["build"] else {0}
         assert done.returncode in sound, f"{where}: {arguments}\n{done.stdout}\n{done.stderr}"
+    elif kind == "python" and command.words[1].startswith("benchmarks/"):
+        check_benchmark(command, where)
     elif kind == "python":
         done = start(folder, [sys.executable, *command.words[1:]], command.stdin, **command.environment)
         assert done.returncode == 0, f"{where}: {command.words}\n{done.stdout}\n{done.stderr}"
     else:
         assert kind in {"clone", "cd"}, f"{where}: nothing runs a {kind}"
+
+
+def check_benchmark(command: Command, where: str) -> None:
+    """A benchmark takes minutes and has tests of its own: here its script and its options must exist."""
+    done = start(ROOT, [sys.executable, command.words[1], "--help"])
+    assert done.returncode == 0, f"{where}: {done.stderr}"
+    unknown = [w for w in command.words[2:] if w.startswith("--") and w.split("=")[0] not in done.stdout]
+    assert unknown == [], f"{where}: no such option"
 
 
 def check_toml(fence: Fence, folder: Path, into: Path) -> None:
@@ -328,6 +339,14 @@ def test_a_job_or_a_device_that_the_program_refuses_fails(text: str, tmp_path: P
 def test_a_command_that_fails_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=r"page\.md:3.*no-such-device"):
         run(Command(3, ("edgekiln", "devices", "no-such-device")), tmp_path, "page.md:3")
+
+
+def test_a_benchmark_and_an_option_that_do_not_exist_are_noticed(tmp_path: Path) -> None:
+    run(Command(3, ("python", "benchmarks/overhead.py", "--quick", "--rounds", "7")), tmp_path, "page.md:3")
+    with pytest.raises(AssertionError, match=r"page\.md:3"):
+        run(Command(3, ("python", "benchmarks/coffee.py")), tmp_path, "page.md:3")
+    with pytest.raises(AssertionError, match="no such option"):
+        run(Command(3, ("python", "benchmarks/overhead.py", "--coffee")), tmp_path, "page.md:3")
 
 
 def test_only_flags_for_speed_are_added() -> None:

@@ -151,6 +151,29 @@ def test_the_added_time_is_the_difference_whatever_slows_both(module: ModuleType
     assert 3.5 <= low <= 4.0 <= high <= 4.5
 
 
+@pytest.mark.parametrize("module", ["calibration"], indirect=True)
+def test_goals_of_calibration_are_judged_by_both_sides_figures(module: ModuleType) -> None:
+    def series(name: str, samples: int, seconds: float, added: int, agreement: float) -> Any:
+        answer = module.Answer(
+            seconds=seconds, before_bytes=100, peak_bytes=100 + added, agreement=agreement, sqnr_db=20.0
+        )
+        return module.Series(name, samples, [answer])
+
+    plan = [
+        series("edgekiln minmax", 32, 3.0, 50, 0.8),
+        series("ONNX Runtime MinMax", 32, 1.0, 10, 0.9),
+        series("edgekiln minmax", 512, 10.0, 60, 0.9),
+        module.Series("ONNX Runtime MinMax", 512, [], "stopped"),
+    ]
+    rows = {row[0]: row[1:] for row in module.goals(plan, holdout=10).rows}
+    assert list(rows.values()) == [
+        ("3.00", "≤ 1.5", "missed by 1.5"),
+        ("1", "≤ 1", "met"),
+        ("1.20", "≤ 1.1", "missed by 0.1"),
+    ]
+    assert not [what for what in rows if "512 samples" in what and "time" in what], "nothing to compare with"
+
+
 @pytest.mark.parametrize("module", ["build"], indirect=True)
 def test_steps_are_read_from_progress_lines_alone(module: ModuleType) -> None:
     text = "note\n    1.5 s  make  a · b · c\n   12.0 s  read it\n    0.5 s  make  b: Boom\nx 1 s"
