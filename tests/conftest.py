@@ -1,10 +1,45 @@
-"""Small real models, exported once a session."""
+"""What tests of several rooms share: models and pictures on disk, a build, and the command line."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+
+from fakes import digits
+from fakes.command import Kiln
+
+
+@pytest.fixture(scope="session")
+def digit_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with digits.onnx, labels.txt, data/ (24 pictures) and eval/ (60 in class folders).
+
+    Read-only by agreement: a test that changes something copies it first.
+    """
+    folder = tmp_path_factory.mktemp("digits")
+    digits.write_all(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache for all tests that look at results and not at caching."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def kiln(tmp_path: Path, shared_cache: Path) -> Kiln:
+    """The command line as a subprocess, working in ``tmp_path``, with the shared cache."""
+    return Kiln(tmp_path, shared_cache)
+
+
+@pytest.fixture(scope="session")
+def digit_build(digit_files: Path, shared_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The out folder of one build for this machine and a Jetson, on every target that this machine has."""
+    where = tmp_path_factory.mktemp("build")
+    done = Kiln(where, shared_cache)(*digits.build_arguments(digit_files), "--out", "out")
+    assert done.code == 0, done.stderr
+    return where / "out"
 
 
 @pytest.fixture(scope="session")

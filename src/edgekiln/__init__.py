@@ -6,7 +6,13 @@ The verbs of the command line as functions: ``build``, ``inspect``, ``verify``, 
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# From 1.29 on, ONNX Runtime's wheels send the names and hashes of models to Microsoft unless this is set
+# before they are imported. A model is its owner's secret; who wants to send it can set the variable to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("NNCF_CI", "1")  # NNCF reports what it quantises over the network; this is its switch
 
 __version__ = "0.1.0"
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from edgekiln.errors import BadInput, did_you_mean
 from edgekiln.job import BudgetOrder, Job, ModelOrder, SearchOrder, check, load, parse_shape
 from edgekiln.progress import Progress
 from edgekiln.records import Decision, Preprocess
@@ -42,9 +43,17 @@ def build(
     """
     from edgekiln.road import build as run
 
+    is_job = isinstance(model, Job) or str(model).endswith(".toml")
+    changes = [data, holdout, eval, labels, weights, input_shape, preprocess, targets, recipes, threads]
+    if is_job and (budget or any(c is not None for c in changes)):
+        why = "a job is taken as it is, and other arguments came with it"
+        raise BadInput("building", model, why, "Write them into the job, or pass the model itself")
+    for key in budget.keys() - set(BudgetOrder.__struct_fields__):
+        cure = did_you_mean(key, BudgetOrder.__struct_fields__)
+        raise BadInput("building", model, f"unknown argument '{key}'", cure)
     if isinstance(model, Job):
         job = model
-    elif str(model).endswith(".toml"):
+    elif is_job:
         job = load(Path(model))
     else:
         order = ModelOrder(

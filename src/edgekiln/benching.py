@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgekiln.bundle import SUFFIX
 from edgekiln.bundle.unpack import opened
 from edgekiln.engines.onnxruntime import float_artifact
-from edgekiln.errors import BadInput
+from edgekiln.errors import BadInput, NotRunnableHere
 from edgekiln.intake import random_inputs
 from edgekiln.model import signature
 from edgekiln.model.importers import import_model
@@ -21,6 +21,7 @@ from edgekiln.progress import Progress
 from edgekiln.prove.bench import BenchResult, compare
 from edgekiln.prove.timing import Contender
 from edgekiln.records import Signature
+from edgekiln.runtime.once import stands_in
 
 
 def bench(
@@ -35,7 +36,8 @@ def bench(
     """Time ``first`` (an ONNX file or a bundle), alone or alternated with ``against``.
 
     Both get the same seeded random input. Raises BadInput where the two take different inputs, or a
-    file can't be read; an engine that does not run here is a failed contender of the result.
+    file can't be read, and NotRunnableHere for a bundle whose arithmetic this machine only emulates; an
+    engine that does not run here is a failed contender of the result.
     """
     with contextlib.ExitStack() as stack:
         a, takes = stack.enter_context(_contender(first, shapes or {}, "a"))
@@ -62,6 +64,13 @@ def _contender(
     if path.suffix == SUFFIX:
         with opened(path) as held:
             artifact = held.manifest.artifact
+            if stands_in(artifact):
+                raise NotRunnableHere(
+                    "timing",
+                    path.name,
+                    f"this machine only emulates its {artifact.options.get('arithmetic')} arithmetic",
+                    "Time it on the device itself; an emulation's speed says nothing",
+                )
             made = Contender(
                 id=f"{prefix}: {path.name}",
                 folder=str(held.model_folder),
@@ -72,7 +81,8 @@ def _contender(
         return
     with tempfile.TemporaryDirectory(prefix="edgekiln-") as scratch:
         model = import_model(str(path), Path(scratch))
-        static = signature.fix_shapes(model.signature, shapes or _batch_of_one(model.signature))
+        given = signature.fix_shapes(model.signature, shapes)
+        static = signature.fix_shapes(given, _batch_of_one(given))
         artifact = float_artifact(model.path, f"{prefix}: {path.name}")
         yield Contender(id=artifact.id, folder=scratch, artifact=artifact, engine=artifact.engine), static
 

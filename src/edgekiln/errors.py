@@ -59,7 +59,8 @@ class MachineFault(EdgekilnError):
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The near names as a sentence, or the whole list where nothing is near."""
     names = sorted(known)
-    near = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
+    near = [n for n in names if len(word) > 2 and (word in n or n in word)][:3]
+    near = near or difflib.get_close_matches(word, names, n=3, cutoff=0.5)
     if near:
         return f"Did you mean {' or '.join(repr(n) for n in near)}?"
     return f"Known: {', '.join(names)}."

@@ -17,6 +17,7 @@ import msgspec
 from edgekiln.errors import BadInput, MachineFault
 from edgekiln.records import FileEntry
 
+_LEAST_FREE_BYTES = 1 << 16
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -34,6 +35,14 @@ def disk_errors(doing: str, to: object) -> Iterator[None]:
             why = f"not permitted ({error.strerror})"
             raise BadInput(doing, to, why, "Choose a folder you own") from error
         raise
+
+
+def check_space(*folders: Path) -> None:
+    """Raises MachineFault where a disk is full: native code says so in words of its own, or not at all."""
+    for folder in folders:
+        if folder.exists() and shutil.disk_usage(folder).free < _LEAST_FREE_BYTES:
+            why = "no space is left on the disk"
+            raise MachineFault("writing below", folder, why, "Free some space, or set TMPDIR or --cache")
 
 
 def _sync_folder(folder: Path) -> None:

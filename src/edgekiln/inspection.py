@@ -6,8 +6,8 @@ import tempfile
 from pathlib import Path
 
 from edgekiln.compile.targets import TARGETS
-from edgekiln.devices import Device, load
-from edgekiln.errors import EdgekilnError
+from edgekiln.devices import load
+from edgekiln.errors import EdgekilnError, MachineFault
 from edgekiln.files import sha256_file
 from edgekiln.job import Job
 from edgekiln.model import signature
@@ -61,29 +61,39 @@ def inspect(job: Job, shapes: dict[str, tuple[int, ...]], ask_targets: bool = Tr
             counted = cost(graph, shapes)
         except EdgekilnError as error:
             reason = f"{error.why}. {error.cure}"
-        words = tuple(_ask(t, graph, model, counted) for t in TARGETS) if ask_targets else ()
+        words = _words(graph, model, counted, folder) if ask_targets else ()
     return Inspection(model=model, opset=opset, cost=counted, cost_reason=reason, words=words)
 
 
-def _ask(target: str, graph: Path, model: Model, counted: Cost | None) -> Word:
-    """Convert the float graph, optimised at static shapes, as a build would."""
+def _words(graph: Path, model: Model, counted: Cost | None, scratch: Path) -> tuple[Word, ...]:
+    """Each target's word on the float graph, optimised at static shapes as a build would."""
+    if counted is None:
+        says = "not asked: its input shapes are open, give --input-shape"
+        return tuple(Word(target=t, accepts=None, says=says) for t in TARGETS)
+    static = scratch / "static" / "graph.onnx"
+    try:
+        _optimised(graph, model, counted, static)
+    except EdgekilnError as error:
+        says = f"not asked: {error.why}. {error.cure}"
+        return tuple(Word(target=t, accepts=None, says=says) for t in TARGETS)
+    return tuple(_ask(t, static, scratch / "cache") for t in TARGETS)
+
+
+def _ask(target: str, static: Path, cache: Path) -> Word:
+    """Convert ``static`` to fp32 for a typical device of ``target``; what a converter raises is its word."""
     from edgekiln.compile.make import Workshop, make
 
-    if counted is None:
-        return Word(
-            target=target, accepts=None, says="not asked: its input shapes are open, give --input-shape"
-        )
-    device: Device = load(_TYPICAL[target])
     try:
-        with tempfile.TemporaryDirectory(prefix="edgekiln-") as scratch:
-            static = Path(scratch) / "graph.onnx"
-            _optimised(graph, model, counted, static)
-            shop = Workshop(static, sha256_file(static), None, Path(scratch) / "cache", 2)
-            _, artifact = make(shop, device, target, "fp32")
+        shop = Workshop(static, sha256_file(static), None, cache, 2)
+        _, artifact = make(shop, load(_TYPICAL[target]), target, "fp32")
+    except MachineFault:
+        raise
     except EdgekilnError as error:
         return Word(target=target, accepts=False, says=f"{error.why}. {error.cure}")
+    except Exception as error:
+        return Word(target=target, accepts=False, says=f"{type(error).__name__}: {error}"[:500])
     checks = "; ".join(c.detail for c in artifact.checks)
-    return Word(target=target, accepts=True, says=checks or f"{artifact.size_bytes / 1e6:.3g} MB")
+    return Word(target=target, accepts=True, says=checks or f"converted, {artifact.size_bytes:,} bytes")
 
 
 def _optimised(graph: Path, model: Model, counted: Cost, into: Path) -> None:

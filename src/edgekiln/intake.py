@@ -58,7 +58,7 @@ def take_in(job: Job, cache: Path) -> Intake:
     labels = read_labels(job.path(job.model.labels)) if job.model.labels else ()
     folder, model = _imported(job, labels, cache)
     pictures = None if job.data is None else _scanned(job, job.data, cache)
-    warnings = list(model.warnings)
+    warnings: list[str] = []
     model, more = _settled(job, model, pictures)
     warnings += more
     evaluation = None

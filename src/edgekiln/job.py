@@ -22,6 +22,7 @@ input_shape = "1x3x224x224"   # or a table: { name = "1x3x224x224" }
 from __future__ import annotations
 
 import importlib.util
+import math
 import re
 import tomllib
 from pathlib import Path
@@ -119,6 +120,9 @@ def check(job: Job, where: object) -> None:
     """Raises BadInput for figures that no job can mean."""
     numbers = {f: getattr(job.budget, f) for f in job.budget.__struct_fields__}
     for key, value in numbers.items():
+        if value is not None and not math.isfinite(value):
+            why = f"{key} = {value} is no number to compare with"
+            raise BadInput("reading the budget of", where, why, "Give a finite number, or leave it out")
         if value is not None and key not in {"max_drop", "sqnr_db"} and not value > 0:
             raise BadInput(
                 "reading the budget of", where, f"{key} = {value} is not positive", "Give a positive one"

@@ -19,6 +19,16 @@ class Progress(Protocol):
     def note(self, text: str) -> None: ...
 
 
+def _line(started: float, text: str, error: BaseException | None = None) -> str:
+    """Seconds, the step, and how it ended where it did not end well."""
+    how = ""
+    if isinstance(error, KeyboardInterrupt):
+        how = ": interrupted"
+    elif error is not None:
+        how = f": {getattr(error, 'why', type(error).__name__)}"
+    return f"{time.perf_counter() - started:7.1f} s  {text}{how}"
+
+
 class Silent:
     """Says nothing: the default of the Python API."""
 
@@ -48,9 +58,9 @@ class Lines:
         try:
             yield
         except BaseException as error:
-            self.note(f"{time.perf_counter() - started:7.1f} s  {text}: {type(error).__name__}")
+            self.note(_line(started, text, error))
             raise
-        self.note(f"{time.perf_counter() - started:7.1f} s  {text}")
+        self.note(_line(started, text))
 
     def note(self, text: str) -> None:
         print(text, file=self._out, flush=True)
@@ -86,9 +96,13 @@ class Bar:
         started = time.perf_counter()
         try:
             yield
+        except BaseException as error:
+            self.note(_line(started, text, error))
+            raise
+        else:
+            self.note(_line(started, text))
         finally:
             self._rich.advance(self._task)
-            self.note(f"{time.perf_counter() - started:7.1f} s  {text}")
 
     def note(self, text: str) -> None:
         self._rich.console.print(text, style="dim", markup=False, highlight=False)

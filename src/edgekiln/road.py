@@ -7,6 +7,7 @@ and a killed one goes on. One artifact that fails is a row in the report, and th
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from edgekiln.devices import Device, load
 from edgekiln.engines import Arrays, Runner, open_engine
 from edgekiln.engines.onnxruntime import float_artifact
 from edgekiln.errors import BadInput, EdgekilnError, MachineFault, did_you_mean
-from edgekiln.files import disk_errors, sha256_file, write_bytes, write_json
+from edgekiln.files import check_space, disk_errors, sha256_file, write_bytes, write_json
 from edgekiln.intake import Intake, dataset_key, is_tensor, samples, take_in
 from edgekiln.job import Job
 from edgekiln.model.preprocess import COMMON, apply, normalised, open_image
@@ -213,8 +214,10 @@ def _make_and_prove(
         except (MachineFault, MemoryError):
             raise
         except EdgekilnError as error:
+            check_space(shop.cache, Path(tempfile.gettempdir()))
             failures.append(_failure(device, target, name, stage, error.why, error.cure))
         except Exception as error:
+            check_space(shop.cache, Path(tempfile.gettempdir()))
             why = f"{type(error).__name__}: {error}"[:500]
             cure = "This is a fault of edgekiln or of a converter: please report it with the model"
             failures.append(_failure(device, target, name, stage, why, cure))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from msgspec.structs import replace
+from numpy.typing import NDArray
 
 from edgekiln.bundle import GOLDEN_FOLDER
 from edgekiln.bundle.unpack import opened
-from edgekiln.errors import EdgekilnError
+from edgekiln.engines import Arrays, Runner
+from edgekiln.errors import BadInput, EdgekilnError
 from edgekiln.prove import golden
 from edgekiln.records import Record
 from edgekiln.runtime.once import open_runner
@@ -42,8 +45,26 @@ def verify(path: Path, threads: int = 2) -> Verification:
         except EdgekilnError as error:
             return replace(found, reason=f"{error.why}. {error.cure}")
         try:
-            problems = golden.check(manifest.golden, held.folder / GOLDEN_FOLDER, runner)
+            problems = golden.check(manifest.golden, held.folder / GOLDEN_FOLDER, _careful(runner, path))
         finally:
             runner.close()
         engine = note or manifest.artifact.engine
         return replace(found, golden=not problems, problems=tuple(problems), engine=engine)
+
+
+def _careful(runner: Runner, bundle: Path) -> Runner:
+    """``runner``, whose engine's own exceptions become BadInput: recorded inputs come from a stranger."""
+
+    class Careful:
+        def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+            try:
+                return runner(inputs)
+            except Exception as error:
+                why = f"its artifact does not take its recorded inputs ({str(error).strip()[:300]})"
+                cure = "Do not use it: fetch it again from its source, or build it again"
+                raise BadInput("running the golden inputs of", bundle, why, cure) from error
+
+        def close(self) -> None:
+            runner.close()
+
+    return Careful()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-CLASSES = tuple("zero one two three four five six seven eight nine".split())
+CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 HELD_BACK = 300
 
 
@@ -33,6 +33,8 @@ def train() -> Any:
     from torch import nn
 
     torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # such small batches lose by more
     images, labels = pictures()
     x = torch.from_numpy(images[:-HELD_BACK, None].astype(np.float32) / 255)
     y = torch.from_numpy(labels[:-HELD_BACK].astype(np.int64))
@@ -51,6 +53,7 @@ def train() -> Any:
             optimiser.zero_grad()
             nn.functional.cross_entropy(net(x[batch]), y[batch]).backward()
             optimiser.step()
+    torch.set_num_threads(threads)
     return net.eval()
 
 
@@ -89,3 +92,24 @@ def save_pictures(into: Path, labelled: bool, first: int, count: int) -> None:
         folder = into / CLASSES[labels[number]] if labelled else into
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(images[number]).save(folder / f"{number}.png")
+
+
+def write_all(folder: Path) -> None:
+    """digits.onnx, labels.txt, data/ and eval/ in ``folder``."""
+    weights = {name: value.numpy() for name, value in train().state_dict().items()}
+    onnx.save(graph(weights), folder / "digits.onnx")
+    (folder / "labels.txt").write_text("\n".join(CLASSES) + "\n")
+    save_pictures(folder / "data", labelled=False, first=0, count=24)
+    save_pictures(folder / "eval", labelled=True, first=24, count=60)
+
+
+def build_arguments(folder: Path) -> list[str]:
+    """``edgekiln build`` of the digits for this machine and a Jetson, without --out."""
+    fixed = ["--device", "host", "--device", "jetson-orin-nano-8gb", "--threads", "1", "--samples", "40"]
+    return ["build", str(folder / "digits.onnx"), *data_arguments(folder), *fixed, "--max-drop", "0.05"]
+
+
+def data_arguments(folder: Path) -> list[str]:
+    """The data sets of the digits as options."""
+    named = {"--data": "data", "--eval": "eval", "--labels": "labels.txt"}
+    return [part for option, name in named.items() for part in (option, str(folder / name))]

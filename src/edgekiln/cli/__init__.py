@@ -7,55 +7,66 @@ Exit codes: 0 done, 1 no artifact meets the budget (or a bundle no longer gives 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
 from edgekiln import __version__
-from edgekiln.errors import EdgekilnError
+from edgekiln.errors import EdgekilnError, MachineFault
+from edgekiln.files import disk_errors
+
+INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb. Returns the exit code; no traceback reaches the user without ``--debug``."""
     given = parser().parse_args(arguments)
     try:
-        from edgekiln.cli import commands
+        with disk_errors("running", f"edgekiln {given.verb}"):
+            from edgekiln.cli import commands
 
-        code: int = getattr(commands, given.verb)(given)
-        sys.stdout.flush()
+            code: int = getattr(commands, given.verb)(given)
+            sys.stdout.flush()
         return code
     except KeyboardInterrupt:
         print("interrupted: finished steps are kept, run the same command to go on", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
-        sys.stderr.close()
+        # Whoever read our output has had enough; the interpreter must not flush into the broken pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except EdgekilnError as error:
-        if given.debug:
-            raise
-        _tell(error, given.json)
-        return error.exit_code
-    except MemoryError:
-        if given.debug:
-            raise
-        print("error: out of memory\n  cure: give fewer --threads or a smaller model", file=sys.stderr)
-        return 2
     except Exception as error:
         if given.debug:
             raise
-        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
-        print("  this is a fault of edgekiln; run again with --debug and report it", file=sys.stderr)
-        return 2
+        told = _known(error, given.verb)
+        _tell(told, given.json)
+        return told.exit_code
+
+
+def _known(error: Exception, verb: str) -> EdgekilnError:
+    """``error`` in four parts, whatever it was."""
+    if isinstance(error, EdgekilnError):
+        return error
+    if isinstance(error, MemoryError):
+        cure = "Give fewer --threads, less data or a smaller model"
+        return MachineFault("running", f"edgekiln {verb}", "memory ran out", cure)
+    why = f"{type(error).__name__}: {error}"
+    cure = "This is a fault of edgekiln: run again with --debug and report what it prints"
+    return EdgekilnError("running", f"edgekiln {verb}", why, cure)
 
 
 def _tell(error: EdgekilnError, as_json: bool) -> None:
+    """Three lines on stderr, and a record on stdout; names in them may come from strangers."""
+    from edgekiln.report.numbers import plain
+
     if as_json:
         import json
 
         fields = {"doing": error.doing, "to": error.to, "why": error.why, "cure": error.cure}
         print(json.dumps({"error": fields}, ensure_ascii=False))
-    print(f"error: {error.doing} {error.to}", file=sys.stderr)
-    print(f"  why:  {error.why}", file=sys.stderr)
-    print(f"  cure: {error.cure}", file=sys.stderr)
+    print(plain(f"error: {error.doing} {error.to}"), file=sys.stderr)
+    print(plain(f"  why:  {error.why}"), file=sys.stderr)
+    print(plain(f"  cure: {error.cure}"), file=sys.stderr)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -29,7 +29,7 @@ def build(given: argparse.Namespace) -> int:
     if given.json:
         _print_json(result.decision)
     else:
-        print_build(result, show.console(), job.path(job.out))
+        print_build(result, show.console(), show.short(job.path(job.out)))
     return 0 if result.decision.met else 1
 
 

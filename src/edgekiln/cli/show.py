@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
+from rich.markup import escape as _escape
 from rich.table import Table
+
+from edgekiln.report.numbers import plain, significant
 
 if TYPE_CHECKING:
     from edgekiln.devices import Device
@@ -24,6 +27,17 @@ def console() -> Console:
     """Standard output; a pipe gets 100 columns and no colour."""
     made = Console(highlight=False)
     return made if made.is_terminal else Console(highlight=False, width=100)
+
+
+def short(path: Path) -> Path:
+    """``path`` without "..", relative to the working folder where it lies below it."""
+    whole, here = Path(os.path.normpath(path.absolute())), Path.cwd()
+    return whole.relative_to(here) if whole.is_relative_to(here) else whole
+
+
+def escape(text: str) -> str:
+    """A stranger's string: no markup is read in it, and no control character leaves it."""
+    return _escape(plain(text))
 
 
 def _table(*columns: str, title: str = "") -> Table:
@@ -44,18 +58,18 @@ def inspection(found: Inspection) -> None:
     else:
         c = found.cost
         out.print(
-            f"{c.parameters / 1e6:.2f} M parameters ({c.weight_bytes / 1e6:.1f} MB), "
-            f"{c.macs / 1e9:.3f} G multiply-adds ({c.flops / 1e9:.3f} GFLOPs), "
-            f"activations {c.activation_written_bytes / 1e6:.1f} MB written, "
-            f"{c.peak_activation_bytes / 1e6:.1f} MB at peak"
+            f"{_scaled(c.parameters)} parameters ({_scaled(c.weight_bytes, 'B')}), "
+            f"{_scaled(c.macs)} multiply-adds ({_scaled(c.flops, 'FLOPs')}); "
+            f"activations {_scaled(c.activation_written_bytes, 'B')} written, "
+            f"{_scaled(c.peak_activation_bytes, 'B')} at peak"
         )
         if c.unresolved_count:
             out.print(
                 f"[yellow]{c.unresolved_count} nodes could not be counted: figures are lower bounds[/yellow]"
             )
-        table = _table("operator", ">nodes", ">M multiply-adds", ">MFLOPs")
+        table = _table("operator", ">nodes", ">multiply-adds", ">FLOPs")
         for op in sorted(c.ops, key=lambda o: (-o.macs, -o.flops, o.op)):
-            table.add_row(escape(op.op), str(op.nodes), f"{op.macs / 1e6:.1f}", f"{op.flops / 1e6:.1f}")
+            table.add_row(escape(op.op), str(op.nodes), _scaled(op.macs), _scaled(op.flops))
         out.print(table)
     for warning in model.warnings:
         out.print(f"[yellow]warning:[/yellow] {escape(warning)}")
@@ -71,7 +85,8 @@ def inspection(found: Inspection) -> None:
 def _signature(out: Console, signature: Signature) -> None:
     for kind, specs in (("in ", signature.inputs), ("out", signature.outputs)):
         for spec in specs:
-            out.print(f"  {kind} {escape(spec.name)}  {spec.dtype} {'x'.join(map(str, spec.shape))}")
+            shape = " x ".join(map(str, spec.shape)) or "scalar"
+            out.print(f"  {kind} {escape(spec.name)}  {spec.dtype}  {escape(shape)}")
 
 
 def catalogue(devices: Sequence[Device]) -> None:
@@ -79,10 +94,14 @@ def catalogue(devices: Sequence[Device]) -> None:
     from edgekiln.devices.show import overview
 
     rows = overview(list(devices), reasons=False)
-    table = _table(*(rows[0] if rows else ()))
+    shown = ("name", "targets", "memory", "bandwidth", "int8 dense", "int8 sparse")
+    table = _table("device", "targets, best first", *shown[2:])
+    table.columns[0].no_wrap = True
     for row in rows:
-        table.add_row(*(escape(text) for text in row.values()))
-    console().print(table)
+        table.add_row(*(escape(row[key]) for key in shown))
+    out = console()
+    out.print(table)
+    out.print("edgekiln devices NAME shows every figure with its source", style="dim")
 
 
 def device(found: Device) -> None:
@@ -93,6 +112,7 @@ def device(found: Device) -> None:
     out.print(f"[bold]{escape(found.name)}[/bold]  {escape(found.title)}")
     out.print(f"  targets, best first: {', '.join(found.targets)}; {found.threads} threads; {found.arch}")
     table = _table("figure", "value", "source, or why it is not known")
+    table.columns[0].max_width, table.columns[1].max_width = 22, 18  # the sources are what is long
     for label, value, source in details(found):
         table.add_row(
             escape(label),
@@ -105,7 +125,8 @@ def device(found: Device) -> None:
 def verification(found: Verification) -> None:
     """What was checked, what moved, and that nothing is signed."""
     out = console()
-    out.print(f"{found.artifact} for {found.device}: {found.files} files have their hashes")
+    out.print(f"{escape(found.artifact)} for {escape(found.device)}")
+    out.print(f"{found.files} files have the hashes that the manifest names")
     if found.golden is None:
         out.print(f"golden outputs not run: {escape(found.reason)}")
     elif found.golden:
@@ -169,4 +190,12 @@ def doctor(found: Diagnosis) -> None:
 
 
 def _ms(value: float | None) -> str:
-    return "—" if value is None else f"{value:.2f}"
+    return significant(value)
+
+
+def _scaled(value: float, unit: str = "") -> str:
+    """``4.65 M``, ``39.9 kB``: three digits, steps of 1000."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{significant(value / size)} {letter}{unit}"
+    return f"{value:.0f} {unit}".rstrip()

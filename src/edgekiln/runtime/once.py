@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from edgekiln.bundle.unpack import Opened, opened
 from edgekiln.engines import Runner, open_engine
-from edgekiln.errors import BadInput, EdgekilnError, NotRunnableHere
-from edgekiln.model.preprocess import apply, open_image
+from edgekiln.engines.onnxruntime import emulates
+from edgekiln.errors import BadInput, EdgekilnError
+from edgekiln.model.preprocess import apply, check, open_image
 from edgekiln.model.signature import image_layout
-from edgekiln.records import Record, Rejected, TensorSpec
+from edgekiln.records import Artifact, Record, Rejected, TensorSpec
 
 TOP = 5
 
@@ -63,6 +64,7 @@ def run(
                 "its model takes no single picture",
                 "Open it from Python: edgekiln.bundle.unpack.opened and edgekiln.engines.open_engine",
             )
+        check(preprocess, spec)  # a stranger's manifest: its figures come before any of its pictures
         runner, note = open_runner(held, threads)
         predictions, rejected = [], []
         try:
@@ -73,6 +75,9 @@ def run(
                     rejected.append(Rejected(path=str(path), reason=getattr(error, "why", str(error))))
                     continue
                 outputs = runner({spec.name: apply(preprocess, picture)})
+                if lost := _not_finite(outputs):
+                    rejected.append(Rejected(path=str(path), reason=f"output '{lost}' holds NaN or infinity"))
+                    continue
                 predictions.append(_prediction(str(path), outputs, held, note))
         finally:
             runner.close()
@@ -80,15 +85,27 @@ def run(
 
 
 def open_runner(held: Opened, threads: int) -> tuple[Runner, str]:
-    """The device's engine where it runs here; else the engine that proved the artifact, and a note."""
+    """The device's engine where it runs here; else the engine that proved the artifact, and a note.
+
+    Every stand-in has its note: another engine, or half precision that this machine's engine emulates.
+    """
     artifact = held.manifest.artifact
     try:
-        return open_engine(artifact.engine, artifact, held.model_folder, threads), ""
-    except (NotRunnableHere, EdgekilnError) as error:
+        runner = open_engine(artifact.engine, artifact, held.model_folder, threads)
+        kind = artifact.options.get("arithmetic")
+        return runner, f"emulated: no {kind} arithmetic in {artifact.engine} here" if stands_in(
+            artifact
+        ) else ""
+    except EdgekilnError as error:
         if artifact.engine == artifact.proof_engine:
             raise
         note = f"emulated by {artifact.proof_engine}: {error.why}"
         return open_engine(artifact.proof_engine, artifact, held.model_folder, threads), note
+
+
+def stands_in(artifact: Artifact) -> bool:
+    """Whether the artifact's own engine would emulate its arithmetic on this machine."""
+    return artifact.engine == "onnxruntime" and emulates(artifact)
 
 
 def probabilities(scores: NDArray[Any]) -> NDArray[np.float64]:
@@ -98,6 +115,12 @@ def probabilities(scores: NDArray[Any]) -> NDArray[np.float64]:
         return flat
     shifted = np.exp(flat - flat.max())
     return np.asarray(shifted / shifted.sum())
+
+
+def _not_finite(outputs: dict[str, NDArray[Any]]) -> str | None:
+    """The name of the first output with a NaN or an infinite value."""
+    floats = {n: v for n, v in outputs.items() if np.issubdtype(np.asarray(v).dtype, np.floating)}
+    return next((n for n, v in floats.items() if not np.isfinite(v).all()), None)
 
 
 def _prediction(path: str, outputs: dict[str, NDArray[Any]], held: Opened, note: str) -> Prediction:
