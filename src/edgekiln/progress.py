@@ -86,6 +86,9 @@ class Bar:
         started = time.perf_counter()
         try:
             yield
+        except BaseException as error:
+            text = f"{text}: {type(error).__name__}"
+            raise
         finally:
             self._rich.advance(self._task)
             self.note(f"{time.perf_counter() - started:7.1f} s  {text}")
