@@ -62,19 +62,25 @@ def plan(
 
     ``matmul_share`` is the share of the graph's multiply-adds in MatMul and Gemm, where it is known:
     dynamic quantisation leaves all others in float, so below a half it is not worth its cost.
+    Of the recipes that were asked for none is left out without a reason; any percentile can be asked for.
     """
-    wanted = None if recipes is None else set(recipes)
+    offered = TARGETS[target].recipes
     rows = []
-    for name in TARGETS[target].recipes:
-        if wanted is not None and name not in wanted:
-            continue
+    for name in offered if recipes is None else dict.fromkeys(recipes):
         reason = ""
+        if name not in offered and not _percentile_like(name, offered):
+            reason = f"{target} has no such recipe; it tries {', '.join(offered)}"
         if name == "bf16" and not {"bf16", "avx512_bf16", "amx_bf16"} & set(device.features):
             reason = f"{device.name} is not known to compute in bfloat16"
         if name == "int8-dynamic" and matmul_share is not None and matmul_share < MATMUL_SHARE:
             reason = f"for matmul-heavy graphs; MatMul and Gemm do {matmul_share:.1%} of this one's work"
         rows.append((name, reason))
     return rows
+
+
+def _percentile_like(name: str, offered: Iterable[str]) -> bool:
+    prefix = "int8-static-percentile-"
+    return name.startswith(prefix) and any(o.startswith(prefix) for o in offered)
 
 
 def matmul_share(graph: Path) -> float | None:
