@@ -5,6 +5,8 @@ Everything that the user did not say and the program assumed becomes a warning o
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
 import importlib.util
 import math
 from collections.abc import Iterator
@@ -20,8 +22,9 @@ from edgekiln.cache import step
 from edgekiln.errors import BadInput
 from edgekiln.files import sha256_file, sha256_record
 from edgekiln.job import Job, input_shapes
-from edgekiln.model import data, preprocess, signature
+from edgekiln.model import data, onnx_file, preprocess, signature
 from edgekiln.model.importers import import_model
+from edgekiln.prove.environment import version_of
 from edgekiln.records import Dataset, Model, Rejected, Sample, Signature, TensorSpec
 
 RANDOM_SAMPLES = 8
@@ -54,35 +57,56 @@ def take_in(job: Job, cache: Path) -> Intake:
     """Import the model and read the data of ``job``. Raises BadInput naming what can't be used."""
     labels = read_labels(job.path(job.model.labels)) if job.model.labels else ()
     folder, model = _imported(job, labels, cache)
-    pictures = None if job.data is None else data.scan(job.path(job.data), labelled=False)
+    pictures = None if job.data is None else _scanned(job, job.data, cache)
     warnings = list(model.warnings)
     model, more = _settled(job, model, pictures)
     warnings += more
     evaluation = None
     if job.eval is not None:
-        evaluation = _fitting(data.scan(job.path(job.eval), labels=model.labels, labelled=True), model)
+        evaluation = _fitting(_scanned(job, job.eval, cache, model.labels, labelled=True), model)
         _check_labels(evaluation, model)
     pictures = None if pictures is None else _fitting(pictures, model)
-    calibration, holdout = pictures, None
+    calibration, holdout = pictures, pictures
     if job.holdout is not None:
-        holdout = _fitting(data.scan(job.path(job.holdout), labelled=False), model)
+        holdout = _fitting(_scanned(job, job.holdout, cache), model)
     elif pictures is not None and len({s.sha256 for s in pictures.samples}) > 1:
         calibration, holdout = data.split(pictures, 1 - HELD_BACK)
     elif evaluation is not None:
         holdout = evaluation
-    if calibration is not None and holdout is not None:
-        shared = {s.sha256 for s in calibration.samples} & {s.sha256 for s in holdout.samples}
-        if shared:
-            warnings.append(
-                f"{len(shared)} files are both in the calibration and in the holdout data: "
-                "agreement on them flatters the quantised artifacts"
-            )
+    warnings += _overlap(calibration, holdout, "holdout", "agreement")
+    if evaluation is not None and evaluation is not holdout:
+        warnings += _overlap(calibration, evaluation, "labelled", "accuracy")
     if holdout is None:
         warnings.append(
             "no data was given: nothing can be calibrated, accuracy is not known, and parity rests on "
             f"{RANDOM_SAMPLES} random inputs; give --data with pictures like those of the field"
         )
     return Intake(folder, model, calibration, evaluation, holdout, tuple(warnings))
+
+
+def _scanned(
+    job: Job, given: str, cache: Path, labels: tuple[str, ...] = (), labelled: bool = False
+) -> Dataset:
+    """``data.scan`` without the folders that this program itself may have put below: output and cache."""
+    root, out = job.path(given), job.path(job.out)
+    if root.is_dir() and out.resolve() == root.resolve():
+        why = "it is the output folder as well"
+        raise BadInput("reading the data in", root, why, "Give another --out; what is built is no data")
+    return data.scan(root, labels=labels, labelled=labelled, skip=(out, cache))
+
+
+def _overlap(calibration: Dataset | None, other: Dataset | None, name: str, figure: str) -> list[str]:
+    """A warning where artifacts are judged on what they were calibrated on."""
+    if calibration is None or other is None:
+        return []
+    shared = len({s.sha256 for s in calibration.samples} & {s.sha256 for s in other.samples})
+    if not shared:
+        return []
+    many = "1 file is" if shared == 1 else f"{shared} files are"
+    return [
+        f"{many} both in the calibration and in the {name} data: {figure} on them flatters the quantised "
+        "artifacts"
+    ]
 
 
 def samples(intake: Intake, dataset: Dataset | None) -> Iterator[dict[str, NDArray[Any]]]:
@@ -107,7 +131,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
             raise BadInput(
                 "reading the labels", path, "the file is larger than 16 MiB", "Give one name a line"
             )
-        names = path.read_text(encoding="utf-8").rstrip().splitlines()
+        names = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
     except FileNotFoundError as error:
         raise BadInput("reading the labels", path, "there is no such file", "Check the path") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -144,49 +168,52 @@ def _imported(job: Job, labels: tuple[str, ...], cache: Path) -> tuple[Path, Mod
         )
 
     code = _code_of(Path(located)) if is_file else _factory_code(source, search)
-    if code is None or (weights_path is not None and not Path(weights_path).is_file()):
-        # Not to be had: the importer says so better than a cache key could.
-        code = {"missing": source}
-    key = [job.name, located, code, weights_path and _hash_of(weights_path), input_shapes(job.model)]
-    folder, model, _ = step(cache, "import", [*key, preset, labels, job.model.task, _torch()], Model, produce)
+    given = {"weights": weights_path and _hash_of(Path(weights_path)), "code": code, "tools": _versions()}
+    key = [job.name, located, given, input_shapes(job.model), preset, labels, job.model.task]
+    folder, model, _ = step(cache, "import", key, Model, produce)
     return folder, model
 
 
-def _code_of(path: Path) -> dict[str, str] | None:
-    """Hashes of a model file and of all that lies beside it with the same stem (external weights)."""
-    if not path.is_file():
-        return None
-    parts = [path, *(p for p in path.parent.glob(f"{path.stem}*") if p.is_file() and p != path)]
-    return {p.name: sha256_file(p) for p in sorted(parts)[:64]}
+def _code_of(path: Path) -> dict[str, str]:
+    """Hashes of a model file and of the external weights that it names; empty where it can't be read.
+
+    Whatever is wrong with a file, the importer says it better than a cache key could.
+    """
+    files = [path] if path.is_file() else []
+    if files and path.suffix != ".pt2":
+        with contextlib.suppress(BadInput):
+            files += onnx_file.data_files(path)
+    return {str(p): _hash_of(p) for p in files}
 
 
-def _factory_code(source: str, search: tuple[Path, ...]) -> dict[str, str] | None:
-    """Hashes of the Python files beside a factory's module, which it may import."""
-    module = source.split(":")[0]
-    inner = Path(*module.split("."))
+def _factory_code(source: str, search: tuple[Path, ...]) -> dict[str, str]:
+    """Hashes of what a factory may import: its package or the modules beside it, and every installed version.
+
+    The files that its code reads by itself are not known here.
+    """
+    top = source.split(":")[0].split(".")[0]
+    files: list[Path] = []
     for base in search:
-        for candidate in (base / inner.with_suffix(".py"), base / inner / "__init__.py"):
-            if candidate.is_file():
-                files = sorted(candidate.parent.rglob("*.py"))[:1000]
-                return {str(p.relative_to(candidate.parent)): sha256_file(p) for p in files}
-    try:
-        spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
-        return None
-    return None if spec is None or spec.origin is None else {spec.origin: sha256_file(Path(spec.origin))}
+        if (base / top).is_dir() or (base / f"{top}.py").is_file():
+            files += sorted(base.glob("*.py"))
+            for package in sorted({base / top, *(p.parent for p in base.glob("*/__init__.py"))}):
+                files += sorted(package.rglob("*.py"))
+    if not files and top:
+        spec = importlib.util.find_spec(top)
+        for folder in (spec and spec.submodule_search_locations) or ():
+            files += sorted(Path(folder).rglob("*.py"))
+        if spec is not None and spec.origin is not None and Path(spec.origin).is_file():
+            files.append(Path(spec.origin))
+    found = {str(p): _hash_of(p) for p in dict.fromkeys(files)}
+    return found | {d.name: d.version for d in importlib.metadata.distributions()}
 
 
-def _hash_of(path: str) -> str:
-    return sha256_file(Path(path)) if Path(path).is_file() else "missing"
+def _hash_of(path: Path) -> str:
+    return sha256_file(path) if path.is_file() else "missing"
 
 
-def _torch() -> str:
-    import importlib.metadata
-
-    try:
-        return importlib.metadata.version("torch")
-    except importlib.metadata.PackageNotFoundError:
-        return "absent"
+def _versions() -> dict[str, str | None]:
+    return {name: version_of(name) for name in ("onnx", "onnxruntime", "torch", "onnxscript")}
 
 
 # ---------------------------------------------------------------- what was left open
@@ -208,8 +235,7 @@ def _settled(job: Job, model: Model, pictures: Dataset | None) -> tuple[Model, l
     if open_size and size is None and pictures is not None and _has_pictures(pictures):
         size, warning = data.choose_size(pictures)
         warnings.append(warning)
-    shapes = dict(given) or _defaults(model, size)
-    fixed = signature.fix_shapes(model.signature, shapes)
+    fixed = signature.fix_shapes(model.signature, _defaults(model, size))
     left = [i for i in fixed.inputs if any(isinstance(n, str) for n in i.shape)]
     if left:
         names = ", ".join(f"{i.name} {'x'.join(map(str, i.shape))}" for i in left)
@@ -234,7 +260,10 @@ def _spatial(spec: TensorSpec) -> tuple[int | str, ...]:
 
 
 def _defaults(model: Model, size: tuple[int, int] | None) -> dict[str, tuple[int, ...]]:
-    """An open first axis is a batch of one; open height and width become ``size``."""
+    """An open first axis is a batch of one; open height and width become ``size``.
+
+    What --input-shape gave is in the model's signature already.
+    """
     shapes = {}
     for spec in model.signature.inputs:
         shape = list(spec.shape)
@@ -243,7 +272,8 @@ def _defaults(model: Model, size: tuple[int, int] | None) -> dict[str, tuple[int
         layout = signature.image_layout(spec)
         if size is not None and layout is not None:
             at = 2 if layout == "NCHW" else 1
-            shape[at : at + 2] = size
+            for axis, pixels in zip((at, at + 1), size, strict=True):
+                shape[axis] = pixels if isinstance(shape[axis], str) else shape[axis]
         numbers = tuple(n for n in shape if isinstance(n, int))
         if len(numbers) == len(shape):
             shapes[spec.name] = numbers
@@ -251,10 +281,11 @@ def _defaults(model: Model, size: tuple[int, int] | None) -> dict[str, tuple[int
 
 
 def _has_pictures(dataset: Dataset) -> bool:
-    return any(not _is_tensor(s) for s in dataset.samples)
+    return any(not is_tensor(s) for s in dataset.samples)
 
 
-def _is_tensor(sample: Sample) -> bool:
+def is_tensor(sample: Sample) -> bool:
+    """Whether the sample is a tensor file, which goes past the preprocessing."""
     return Path(sample.path).suffix.lower() in data.TENSORS
 
 
@@ -268,7 +299,7 @@ def _fitting(dataset: Dataset, model: Model) -> Dataset:
     rejected, refused = list(dataset.rejected), ""
     for number, sample in enumerate(dataset.samples):
         try:
-            if _is_tensor(sample) or not kept or _is_tensor(kept[-1]):
+            if is_tensor(sample) or not kept or is_tensor(kept[-1]):
                 next(data.inputs(dataset, model, [number]))
             kept.append(sample)
         except BadInput as error:
@@ -296,7 +327,9 @@ def _check_labels(dataset: Dataset, model: Model) -> None:
             f"the model's task is '{model.task}', which has no classes",
             'Leave --eval out, or say task = "classification"',
         )
-    classes = math.prod(n for n in model.signature.outputs[0].shape[1:] if isinstance(n, int))
+    scores = model.signature.outputs[0].shape
+    axes = scores[1:] if len(scores) > 1 else scores
+    classes = math.prod(n if isinstance(n, int) else 1 << 31 for n in axes)
     worst = max((s.label for s in dataset.samples if s.label is not None), default=0)
     if worst >= classes:
         raise BadInput(

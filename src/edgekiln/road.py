@@ -25,12 +25,12 @@ from edgekiln.devices import Device, load
 from edgekiln.engines import Arrays, Runner, open_engine
 from edgekiln.engines.onnxruntime import float_artifact
 from edgekiln.errors import BadInput, EdgekilnError, MachineFault, did_you_mean
-from edgekiln.files import disk_errors, write_bytes, write_json
-from edgekiln.intake import Intake, dataset_key, samples, take_in
+from edgekiln.files import disk_errors, sha256_file, write_bytes, write_json
+from edgekiln.intake import Intake, dataset_key, is_tensor, samples, take_in
 from edgekiln.job import Job
 from edgekiln.model.preprocess import COMMON, apply, normalised, open_image
 from edgekiln.progress import Progress, Silent
-from edgekiln.prove.environment import fingerprint, fitness
+from edgekiln.prove.environment import fingerprint, fitness, version_of
 from edgekiln.prove.judge import Judged, Reference, judge, reference, sample_warning, score_of
 from edgekiln.prove.normalisation import better_normalisation
 from edgekiln.prove.timing import Contender, Timing, TimingFailure, measure, timing_evidence
@@ -39,6 +39,7 @@ from edgekiln.records import (
     Budget,
     Build,
     Choice,
+    Dataset,
     Decision,
     Evidence,
     Failure,
@@ -65,7 +66,11 @@ class _Passes(Record, frozen=True, kw_only=True):
 
 
 class _Timings(Record, frozen=True, kw_only=True):
-    results: tuple[Timing | TimingFailure, ...]
+    """``unfit``: what the machine lacked when the build that timed began, before its own work loaded it."""
+
+    timed: tuple[Timing, ...] = ()
+    failed: tuple[TimingFailure, ...] = ()
+    unfit: tuple[str, ...] = ()
 
 
 def build(job: Job, progress: Progress | None = None, cache: Path | None = None) -> Build:
@@ -79,25 +84,29 @@ def build(job: Job, progress: Progress | None = None, cache: Path | None = None)
     _check_search(job)
     where = fingerprint()
     threads = job.search.threads or min(int(where["cpus_usable"]), 4)
-    unfit = [f"this machine: {sentence}" for sentence in fitness()]  # before our own work loads it
+    unfit = fitness()  # before our own work loads the machine
     say.expect(4)
     with say.step("read the model and the data"):
         intake = take_in(job, store)
     with say.step("optimise the graph"):
         graph, passes = _optimised(intake, store)
-    shop = Workshop(graph, intake.model.sha256, _calibration(intake), store, threads)
+    # The graph's own hash: one model at two input sizes gives two graphs.
+    shop = Workshop(graph, sha256_file(graph), _calibration(intake), store, threads)
     with say.step("run the float model over the data"):
         against = _reference(intake, threads)
-        warnings = [*unfit, *intake.warnings, *_normalisation_warning(intake, threads)]
+        warnings = [*intake.warnings, *_normalisation_warning(intake, threads)]
     made, failures = _make_and_prove(job, devices, shop, against, intake, say)
     with say.step("time what runs on this machine"):
-        timings = _timed(made, intake, threads, job.search.samples, store, say)
+        timings = _timed(made, intake, threads, job.search.samples, store, unfit)
+    warnings = [*(f"this machine: {sentence}" for sentence in timings.unfit), *warnings]
     proofs, more = _proofs(made, timings, where)
     too_few = sample_warning((m.judged for m in made), against, job.budget.max_drop)
     warnings += [too_few] if too_few else []
     budget = job.budget.budget()
+    failures += more
     choices = tuple(
-        choose(d.name, [p for p in proofs if p.device == d.name], budget, d.targets) for d in devices
+        _explained(choose(d.name, [p for p in proofs if p.device == d.name], budget, d.targets), failures)
+        for d in devices
     )
     warnings += _floor_warning(budget, proofs)
     choices = _bundles(choices, made, proofs, intake, out)
@@ -105,11 +114,11 @@ def build(job: Job, progress: Progress | None = None, cache: Path | None = None)
         edgekiln=__version__,
         model=intake.model,
         graph_passes=passes,
-        calibration=intake.calibration,
-        evaluation=intake.evaluation,
-        holdout=intake.holdout,
+        calibration=_told(intake.calibration, job),
+        evaluation=_told(intake.evaluation, job),
+        holdout=_told(intake.holdout, job),
         proofs=tuple(proofs),
-        failures=(*failures, *more),
+        failures=tuple(failures),
         warnings=tuple(warnings),
         environment=where,
         decision=Decision(model=intake.model.name, budget=budget, choices=choices),
@@ -128,7 +137,8 @@ def _optimised(intake: Intake, store: Path) -> tuple[Path, tuple[PassReport, ...
     def produce(into: Path) -> _Passes:
         return _Passes(passes=optimise(intake.graph, shapes, probe, into / "graph.onnx"))
 
-    key = [intake.model.sha256, shapes, dataset_key(intake.holdout, intake.model)]
+    tools = [version_of(name) for name in ("onnx", "onnxruntime", "onnxslim", "onnxsim")]
+    key = [intake.model.sha256, shapes, dataset_key(intake.holdout, intake.model), tools]
     folder, found, _ = step(store, "graph", key, _Passes, produce)
     return folder / "graph.onnx", found.passes
 
@@ -157,6 +167,8 @@ def _normalisation_warning(intake: Intake, threads: int) -> list[str]:
     """Labels may say that another common normalisation fits the float model better."""
     own, data = intake.model.preprocess, intake.evaluation
     if own is not None and data is not None:
+        pictures = [s for s in data.samples if not is_tensor(s)]  # tensors come normalised
+        data = msgspec.structs.replace(data, samples=tuple(pictures))
         runner, name = _float_runner(intake, threads), intake.model.signature.inputs[0].name
         others = [(n, normalised(own, n)) for n in COMMON if own.dtype == "float32"]
         sentence = better_normalisation(
@@ -219,18 +231,18 @@ def _proved(
     labels = [against.labels, intake.model.task]
     # Not the id: one artifact for two devices is judged once.
     how = [artifact.engine, artifact.proof_engine, artifact.options, artifact.precisions]
-    key = [artifact.files, how, *data, labels, _where()]
+    key = [artifact.files, how, *data, labels, fingerprint()]
     golden, judged, _ = step(shop.cache, "judge", [key, intake.model.sha256, shop.threads], Judged, produce)
     return Made(device, artifact, folder, judged, golden)
 
 
 def _timed(
-    made: Sequence[Made], intake: Intake, threads: int, count: int, store: Path, say: Progress
-) -> dict[str, Timing | TimingFailure]:
+    made: Sequence[Made], intake: Intake, threads: int, count: int, store: Path, unfit: tuple[str, ...]
+) -> _Timings:
     """All artifacts of this machine in one alternated run, each in a fresh process."""
     here = [m for m in made if m.device.name == "host" and m.artifact.engine == m.artifact.proof_engine]
     if not here:
-        return {}
+        return _Timings()
     contenders = tuple(
         Contender(id=m.artifact.id, folder=str(m.folder), artifact=m.artifact, engine=m.artifact.engine)
         for m in here
@@ -239,30 +251,35 @@ def _timed(
     seconds = 4.0 * len(contenders)
 
     def produce(into: Path) -> _Timings:
-        return _Timings(results=measure(contenders, sample, threads, min_samples=count, max_seconds=seconds))
+        found = measure(contenders, sample, threads, min_samples=count, max_seconds=seconds)
+        return _Timings(
+            timed=tuple(t for t in found if isinstance(t, Timing)),
+            failed=tuple(t for t in found if isinstance(t, TimingFailure)),
+            unfit=unfit,
+        )
 
     key = [[m.artifact.id, m.artifact.files, m.artifact.options] for m in here]
     machine = fingerprint()
     _, found, _ = step(store, "timing", [key, threads, count, machine], _Timings, produce)
-    return {t.id: t for t in found.results}
+    return found
 
 
 def _proofs(
-    made: Sequence[Made], timings: dict[str, Timing | TimingFailure], where: dict[str, Scalar]
+    made: Sequence[Made], timings: _Timings, where: dict[str, Scalar]
 ) -> tuple[list[Proof], list[Failure]]:
     proofs, failures = [], []
+    timed, failed = {t.id: t for t in timings.timed}, {t.id: t for t in timings.failed}
     for m in made:
         native = m.device.name == "host" and m.artifact.engine == m.artifact.proof_engine
         evidence = [e if native else _emulated(e, m) for e in m.judged.evidence]
         evidence.append(_size(m.artifact))
-        timing = timings.get(m.artifact.id) if native else None
         latency: tuple[float, ...] = ()
-        if isinstance(timing, TimingFailure):
+        if native and (lost := failed.get(m.artifact.id)):
             failures.append(
-                _failure(m.device, m.artifact.target, m.artifact.recipe, "time", timing.reason, timing.cure)
+                _failure(m.device, m.artifact.target, m.artifact.recipe, "time", lost.reason, lost.cure)
             )
             continue
-        if timing is not None:
+        if native and (timing := timed.get(m.artifact.id)):
             evidence += timing_evidence(timing, _where(), where)
             latency = timing.samples_ms
         else:
@@ -323,6 +340,15 @@ def _floor_warning(budget: Budget, proofs: Sequence[Proof]) -> list[str]:
         f"no labels and no classes to judge by: an artifact needs {SQNR_FLOOR_DB:g} dB of signal to "
         "quantisation noise against the float model; --sqnr-db sets another bound"
     ]
+
+
+def _explained(choice: Choice, failures: Sequence[Failure]) -> Choice:
+    """Where nothing could be made for a device, the reasons stand in its choice."""
+    reasons = [f"{f.target} {f.recipe}: {f.reason}" for f in failures if f.device == choice.device]
+    if choice.artifact_id is not None or choice.losers or not reasons:
+        return choice
+    said = "; ".join(reasons[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")
+    return msgspec.structs.replace(choice, basis=f"{choice.basis}; {said}")
 
 
 def _check_search(job: Job) -> None:
@@ -402,6 +428,15 @@ def _provenance(intake: Intake) -> dict[str, Scalar]:
     if source.exporter:
         found["exporter"] = source.exporter
     return found
+
+
+def _told(data: Dataset | None, job: Job) -> Dataset | None:
+    """``data`` named relative to the job, else by its folder's own name: no path of this machine."""
+    if data is None:
+        return None
+    root, base = Path(data.root).resolve(), Path(job.base).resolve()
+    told = root.relative_to(base).as_posix() if root.is_relative_to(base) else root.name
+    return msgspec.structs.replace(data, root=told)
 
 
 def _float_runner(intake: Intake, threads: int) -> Runner:

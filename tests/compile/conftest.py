@@ -2,7 +2,7 @@
 
 import pytest
 
-from fakes.digits import build
+from fakes.trained_digits import build
 
 
 @pytest.fixture(scope="session")

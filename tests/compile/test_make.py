@@ -15,7 +15,7 @@ from edgekiln.devices import load, load_catalogue
 from edgekiln.engines import open_engine
 from edgekiln.errors import BadInput, ConversionFailed
 from edgekiln.files import sha256_file
-from fakes.digits import TRAINED
+from fakes.trained_digits import TRAINED
 
 PC = load("intel-n100")
 VNNI = msgspec.structs.replace(PC, features=("avx2", "avx_vnni"))

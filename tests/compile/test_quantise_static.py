@@ -13,7 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 from edgekiln.compile.quantise.observers import observe
 from edgekiln.compile.quantise.static import DIALECTS, precisions, quantise_dynamic, quantise_static
 from edgekiln.errors import ConversionFailed
-from fakes.digits import TRAINED
+from edgekiln.files import sha256_file
+from fakes.trained_digits import TRAINED
 
 RULES = {"minmax": {}, "percentile": {"percentile": 99.99}, "mse": {}}
 

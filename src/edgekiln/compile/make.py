@@ -39,7 +39,10 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Workshop:
-    """What every artifact of one build is made from: the float graph, the data, the cache."""
+    """What every artifact of one build is made from: the float graph, the data, the cache.
+
+    ``model_sha256`` is the hash of ``graph``: it names the graph in the cache.
+    """
 
     graph: Path
     model_sha256: str
@@ -64,6 +67,7 @@ def plan(
     dynamic quantisation leaves all others in float, so below a half it is not worth its cost.
     Of the recipes that were asked for none is left out without a reason; any percentile can be asked for.
     """
+<<<<<<< HEAD
     offered = TARGETS[target].recipes
     rows = []
     for name in offered if recipes is None else dict.fromkeys(recipes):
@@ -71,6 +75,16 @@ def plan(
         if name not in offered and not _percentile_like(name, offered):
             reason = f"{target} has no such recipe; it tries {', '.join(offered)}"
         if name == "bf16" and not {"bf16", "avx512_bf16", "amx_bf16"} & set(device.features):
+=======
+    takes = TARGETS[target].recipes
+    static = any(name.startswith("int8-static") for name in takes)
+    rows = []
+    for name in takes if recipes is None else dict.fromkeys(recipes):
+        reason = ""
+        if name not in takes and not (static and name.startswith("int8-static")):
+            reason = f"{target} has no such recipe; it takes {', '.join(takes)}"
+        elif name == "bf16" and not {"bf16", "avx512_bf16", "amx_bf16"} & set(device.features):
+>>>>>>> main
             reason = f"{device.name} is not known to compute in bfloat16"
         if name == "int8-dynamic" and matmul_share is not None and matmul_share < MATMUL_SHARE:
             reason = f"for matmul-heavy graphs; MatMul and Gemm do {matmul_share:.1%} of this one's work"
@@ -211,7 +225,7 @@ def _observations(shop: Workshop) -> dict[str, Observation]:
         save(seen, into / "observations.npz")
         return _Observed(tensors=len(seen))
 
-    folder, _, _ = step(shop.cache, "observe", [shop.model_sha256, data.sha256], _Observed, produce)
+    folder, _, _ = step(shop.cache, "observe", [shop.model_sha256, data.sha256, _tools()], _Observed, produce)
     return load(folder / "observations.npz")
 
 

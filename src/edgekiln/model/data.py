@@ -36,13 +36,14 @@ _Row = tuple[str, int | None]
 # ---------------------------------------------------------------- what lies there
 
 
-def _walk(root: Path) -> tuple[list[str], list[Rejected]]:
-    """Every visible file below ``root``, sorted; links to folders are not followed."""
+def _walk(root: Path, skip: frozenset[Path]) -> tuple[list[str], list[Rejected]]:
+    """Every visible file below ``root``, sorted; folders in ``skip`` and links to folders are left out."""
     found: list[str] = []
     rejected: list[Rejected] = []
     for folder, folders, names in os.walk(root):
         here = Path(folder).relative_to(root)
         visible = sorted(f for f in folders if not f.startswith("."))
+        visible = [f for f in visible if (root / here / f).resolve() not in skip]
         links = [f for f in visible if (root / here / f).is_symlink()]
         folders[:] = [f for f in visible if f not in links]
         rejected += [Rejected(path=(here / f).as_posix(), reason="a link to a folder") for f in links]
@@ -54,9 +55,11 @@ def _usable(path: str) -> bool:
     return Path(path).suffix.lower() in PICTURES | TENSORS
 
 
-def _from_folders(root: Path, classes: Classes | None) -> tuple[list[_Row], list[Rejected]]:
+def _from_folders(
+    root: Path, classes: Classes | None, skip: frozenset[Path]
+) -> tuple[list[_Row], list[Rejected]]:
     """All usable files; with ``classes``, the first folder of a path is its class."""
-    found, rejected = _walk(root)
+    found, rejected = _walk(root, skip)
     rows: list[_Row] = []
     for path in found:
         parts = Path(path).parts
@@ -138,22 +141,30 @@ def _table(root: Path) -> Path | None:
     return tables[0] if tables else None
 
 
-def scan(root: Path, *, labels: tuple[str, ...] = (), labelled: bool, limit: int | None = None) -> Dataset:
+def scan(
+    root: Path,
+    *,
+    labels: tuple[str, ...] = (),
+    labelled: bool,
+    limit: int | None = None,
+    skip: tuple[Path, ...] = (),
+) -> Dataset:
     """The readable files of ``root`` in a fixed order, and those that could not be read.
 
     ``root`` is a folder, searched to any depth without hidden files and links to folders, or a CSV file
     with the columns ``path,label``. With ``labelled`` each sample has an index into ``labels``: from the
     only CSV file in the folder, else from the first folder of its path; both name a label or its index.
     Every file is opened and decoded (JPEGs at an eighth of their size). ``limit`` takes that many files
-    at even distances. Raises BadInput for a root that is missing or holds no readable file, and for a
-    label without a class.
+    at even distances; folders in ``skip`` are not entered. Raises BadInput for a root that is missing or
+    holds no readable file, and for a label without a class.
     """
     if not root.exists():
         raise BadInput(_DOING, root, "there is no such folder", "Give a folder of pictures or .npz files.")
     classes = Classes(labels) if labelled else None
     table = root if root.is_file() else _table(root) if labelled else None
     folder = root.parent if root.is_file() else root
-    rows, rejected = _from_csv(table, classes) if table else _from_folders(root, classes)
+    passed_by = frozenset(p.resolve() for p in skip)
+    rows, rejected = _from_csv(table, classes) if table else _from_folders(root, classes, passed_by)
     rejected = [r for r in rejected if table is None or r.path != table.name]
     samples: list[Sample] = []
     for path, label in _spread(rows, limit):

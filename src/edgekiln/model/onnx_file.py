@@ -154,6 +154,11 @@ def _check_external(model: ModelProto, path: Path) -> tuple[Path, ...]:
     return tuple(found)
 
 
+def data_files(path: Path) -> tuple[Path, ...]:
+    """The external data files that the graph in ``path`` names. Raises BadInput as ``read_onnx`` does."""
+    return _check_external(_parse(path), path)
+
+
 def check_operators(model: ModelProto, path: object) -> None:
     """Raise BadInput for an operator set that is too old or too new, or an operator nobody here knows."""
     import onnx

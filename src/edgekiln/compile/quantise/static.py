@@ -148,11 +148,11 @@ def _quantised_ops(graph: Path) -> list[str]:
     return sorted(present & (set(QDQRegistry) | set(QLinearOpsRegistry)))
 
 
-_WEIGHTED_OPS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+_ARITHMETIC = {"Add", "Sub", "Mul", "Div"}
 
 
 def _constant_arithmetic(graph: Path) -> list[str]:
-    """Names of nodes such as Mul by a constant: TensorRT's builder takes a quantised constant only as a
+    """Names of nodes such as a Mul by a constant. TensorRT's builder takes a quantised constant only as a
     weight of a convolution or a matrix product, and refuses the whole graph otherwise."""
     import onnx
 
@@ -161,7 +161,7 @@ def _constant_arithmetic(graph: Path) -> list[str]:
     return sorted(
         n.name
         for n in model.graph.node
-        if n.op_type not in _WEIGHTED_OPS and n.name and floats & set(n.input)
+        if n.op_type in _ARITHMETIC and n.name and floats & set(n.input)
     )
 
 
