@@ -1,6 +1,6 @@
 """Put what `make demo` printed into README.md, between the two markers.
 
-    .venv/bin/edgekiln build examples/efficientnet_lite0/job.toml | .venv/bin/python scripts/demo_in_readme.py
+.venv/bin/edgekiln build examples/efficientnet_lite0/job.toml | .venv/bin/python scripts/demo_in_readme.py
 """
 
 import sys

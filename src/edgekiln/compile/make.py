@@ -65,6 +65,7 @@ def plan(
 
     ``matmul_share`` is the share of the graph's multiply-adds in MatMul and Gemm, where it is known:
     dynamic quantisation leaves all others in float, so below a half it is not worth its cost.
+    Of the recipes that were asked for none is left out without a reason; any percentile can be asked for.
     """
     takes = TARGETS[target].recipes
     static = any(name.startswith("int8-static") for name in takes)

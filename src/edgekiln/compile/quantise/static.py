@@ -159,9 +159,7 @@ def _constant_arithmetic(graph: Path) -> list[str]:
     model = onnx.load(graph, load_external_data=False)
     floats = {i.name for i in model.graph.initializer if i.data_type == onnx.TensorProto.FLOAT}
     return sorted(
-        n.name
-        for n in model.graph.node
-        if n.op_type in _ARITHMETIC and n.name and floats & set(n.input)
+        n.name for n in model.graph.node if n.op_type in _ARITHMETIC and n.name and floats & set(n.input)
     )
 
 
