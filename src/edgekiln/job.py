@@ -22,7 +22,6 @@ input_shape = "1x3x224x224"   # or a table: { name = "1x3x224x224" }
 from __future__ import annotations
 
 import importlib.util
-import math
 import re
 import tomllib
 from pathlib import Path
