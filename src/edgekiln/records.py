@@ -7,6 +7,7 @@ error, because manifests and job files come from strangers.
 
 from __future__ import annotations
 
+import math
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -221,6 +222,8 @@ class Evidence(Record, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.value is None and not self.reason:
             raise ValueError(f"evidence '{self.what}' has neither a value nor a reason for its absence")
+        if self.value is not None and not math.isfinite(self.value):
+            raise ValueError(f"evidence '{self.what}' is not finite: give no value, and the reason")
         if self.value is not None and self.how is None:
             raise ValueError(f"evidence '{self.what}' does not say how its value was obtained")
 
