@@ -7,6 +7,7 @@ figure of another machine never ranks this one.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -73,16 +74,26 @@ def choose(device: str, proofs: Sequence[Proof], budget: Budget, order: Sequence
     checks = constraints(budget, proofs)
     broken = {p.artifact.id: _broken(p, checks) for p in proofs}
     fit = [p for p in proofs if not broken[p.artifact.id]]
-    timed = bool(proofs) and all(p.value("latency_p50_ms") is not None for p in (fit or proofs))
+    timed = _any(fit or proofs, "latency_p50_ms")
     cost = "latency_p50_ms" if timed else "size_bytes"
     quality = quality_figure(proofs)
     ranked = fit if timed else _preferred(fit, order)
-    winner = _winner(ranked, cost, quality) if ranked else None
-    losers = tuple(
-        Loser(artifact_id=p.artifact.id, why=_why(p, winner, broken[p.artifact.id], cost, quality))
-        for p in proofs
-        if winner is None or p.artifact.id != winner.artifact.id
-    )
+    cheap = _cheapest(ranked, cost)
+    winner = _best(cheap, cost, quality) if cheap else None
+    losers = []
+    for p in proofs:
+        if p is winner:
+            continue
+        if winner is None or broken[p.artifact.id]:
+            why = "breaks the budget: " + "; ".join(broken[p.artifact.id])
+        elif p not in ranked:
+            why = f"no latency is known, and {winner.artifact.target} comes first on this device"
+        elif p in cheap:
+            margin = "within this run's spread" if timed else "within 2 %"
+            why = f"as cheap as the winner {margin}, but of no higher quality ({quality})"
+        else:
+            why = _dearer(p, winner, cost)
+        losers.append(Loser(artifact_id=p.artifact.id, why=why))
     unproven = () if winner is None else tuple(c.key for c in checks if not _proven(winner, c))
     basis = BASIS_LATENCY if timed else BASIS_SIZE
     if winner is None:
@@ -95,7 +106,7 @@ def choose(device: str, proofs: Sequence[Proof], budget: Budget, order: Sequence
         cost=cost,
         quality=quality,
         front=front(proofs, cost, quality),
-        losers=losers,
+        losers=tuple(losers),
         unproven=unproven,
     )
 
@@ -144,22 +155,27 @@ def _preferred(fit: Sequence[Proof], order: Sequence[str]) -> list[Proof]:
     return list(fit)
 
 
-def _winner(fit: Sequence[Proof], cost: str, quality: str) -> Proof:
-    """The least cost; among those that tie with it, the best quality, then size."""
+def _price(proof: Proof, cost: str) -> float:
+    value = proof.value(cost)
+    return float("inf") if value is None else value
 
-    def price(p: Proof) -> float:
-        value = p.value(cost)
-        return float("inf") if value is None else value
 
-    cheapest = min(fit, key=lambda p: (price(p), p.artifact.id))
-    same = [p for p in fit if p is cheapest or same_cost(p, cheapest, cost)]
+def _cheapest(fit: Sequence[Proof], cost: str) -> list[Proof]:
+    """The least cost and what ties with it, up to the first that does not: none left out is cheaper."""
+    ordered = sorted(fit, key=lambda p: (_price(p, cost), p.artifact.id))
+    return list(itertools.takewhile(lambda p: p is ordered[0] or same_cost(p, ordered[0], cost), ordered))
+
+
+def _best(cheap: Sequence[Proof], cost: str, quality: str) -> Proof:
+    """Of those that tie in cost the best quality, then the least cost, then the first by id."""
 
     def worth(p: Proof) -> tuple[float, ...]:
         """The quality, then the finer SQNR where decisions are equal."""
         values = (p.value(quality), p.value("sqnr_db"))
         return tuple(float("-inf") if v is None else v for v in values)
 
-    return max(same, key=lambda p: (worth(p), -price(p), p.artifact.id))
+    ordered = sorted(cheap, key=lambda p: p.artifact.id)
+    return max(ordered, key=lambda p: (worth(p), -_price(p, cost)))
 
 
 def _proven(proof: Proof, check: Constraint) -> bool:
@@ -185,20 +201,12 @@ def _broken(proof: Proof, checks: Sequence[Constraint]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _why(proof: Proof, winner: Proof | None, broken: Sequence[str], cost: str, quality: str) -> str:
-    if broken:
-        return "breaks the budget: " + "; ".join(broken)
-    if winner is None:
-        return "no artifact was chosen"
+def _dearer(proof: Proof, winner: Proof, cost: str) -> str:
     mine, best = proof.value(cost), winner.value(cost)
     name = {"latency_p50_ms": "slower", "size_bytes": "larger"}[cost]
     unit = {"latency_p50_ms": "ms", "size_bytes": "bytes"}[cost]
     if mine is None or best is None:
         return f"its {cost} is not known"
-    if cost == "size_bytes" and proof.artifact.target != winner.artifact.target:
-        return f"no latency is known, and {winner.artifact.target} comes first on this device"
-    if same_cost(proof, winner, cost):
-        return f"as cheap as the winner within this run's spread, but of lower quality ({quality})"
     rival = f"{winner.artifact.target} {winner.artifact.recipe}"
     return f"{name} than {rival}: {_text(mine, unit)} against {_text(best, unit)}"
 
