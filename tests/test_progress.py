@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from edgekiln.errors import BadInput
 from edgekiln.progress import Bar, Lines, Silent, shown
 
 LINE = re.compile(r" +\d+\.\d s  (.*)")
@@ -28,12 +29,20 @@ def test_lines_give_one_line_for_each_finished_step():
     assert LINE.fullmatch(lines[2])[1] == "optimise"
 
 
-@pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])
-def test_a_step_that_fails_is_told_with_its_error_which_passes_through(kind):
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ValueError("x"), "ValueError"),
+        (KeyboardInterrupt(), "interrupted"),
+        (BadInput("reading", "m.onnx", "it is empty", "Give another"), "it is empty"),
+    ],
+)
+def test_a_step_that_fails_is_told_with_its_reason_and_the_error_passes_through(error, told):
     out = io.StringIO()
-    with pytest.raises(kind), Lines(out).step("make"):
-        raise kind
-    assert LINE.fullmatch(out.getvalue().strip("\n"))[1] == f"make: {kind.__name__}"
+    with pytest.raises(type(error)) as caught, Lines(out).step("make"):
+        raise error
+    assert caught.value is error
+    assert LINE.fullmatch(out.getvalue().strip("\n"))[1] == f"make: {told}"
 
 
 def test_silence_says_nothing_and_lets_errors_through(capfd):
@@ -66,6 +75,7 @@ def test_a_bar_counts_its_steps_and_keeps_markup_as_text():
 
 
 CODE = """
+from edgekiln.errors import BadInput
 from edgekiln.progress import shown
 with shown({silent}) as say:
     say.expect(1)

@@ -129,8 +129,8 @@ def check(job: Job, where: object) -> None:
     numbers = {f: getattr(job.budget, f) for f in job.budget.__struct_fields__}
     for key, value in numbers.items():
         if value is not None and not abs(value) < MAX_FIGURE:
-            why = f"{key} = {value} is no figure that could be met or missed"
-            raise BadInput("reading the budget of", where, why, "Give a number, or leave it out")
+            why = f"{key} = {value} is no number to compare with"
+            raise BadInput("reading the budget of", where, why, "Give a finite number, or leave it out")
         if value is not None and key not in {"max_drop", "sqnr_db"} and not value > 0:
             raise BadInput(
                 "reading the budget of", where, f"{key} = {value} is not positive", "Give a positive one"

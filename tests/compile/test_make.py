@@ -269,4 +269,4 @@ def test_another_percentile_can_be_asked_for():
 def test_a_recipe_that_a_target_does_not_have_is_a_row_with_the_reason():
     rows = dict(plan(PC, "onnxruntime", ["fp32", "int8-nncf-mixed"]))
     assert rows["fp32"] == ""
-    assert rows["int8-nncf-mixed"].startswith("onnxruntime has no such recipe; it tries fp32, fp16")
+    assert rows["int8-nncf-mixed"].startswith("onnxruntime has no such recipe; it takes fp32, fp16")
