@@ -56,3 +56,25 @@ def dynamic_net(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from fakes.networks import export
 
     return export(tmp_path_factory.mktemp("nets") / "dynamic.onnx", dynamic_batch=True)
+
+
+@pytest.fixture(scope="session")
+def float_bundle(digit_files: Path, shared_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The float model as an ONNX Runtime bundle for this machine."""
+    where = tmp_path_factory.mktemp("float")
+    fixed = [
+        "--target",
+        "onnxruntime",
+        "--recipe",
+        "fp32",
+        "--threads",
+        "1",
+        "--samples",
+        "20",
+        "--out",
+        "out",
+    ]
+    data = digits.data_arguments(digit_files)
+    done = Kiln(where, shared_cache)("build", digit_files / "digits.onnx", *fixed, *data)
+    assert done.code == 0, done.stderr
+    return where / "out" / "bundles" / "host.edgekiln"
