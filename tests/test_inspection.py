@@ -89,3 +89,22 @@ def test_a_factory_is_exported_and_inspected(tmp_path: Path, monkeypatch: pytest
 def test_a_model_that_is_not_there_is_bad_input() -> None:
     with pytest.raises(BadInput, match="no such file"):
         inspect("none.onnx")
+
+
+def test_factories_of_one_name_in_one_process_are_read_from_disk_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for channels in (4, 5):
+        folder = tmp_path / str(channels)
+        folder.mkdir()
+        (folder / "kiln_namesake.py").write_text(
+            f"import torch\n\n\ndef build():\n    return torch.nn.Conv2d(3, {channels}, 3)\n"
+        )
+        monkeypatch.chdir(folder)
+        found.append(inspect("kiln_namesake:build", input_shape="1x3x16x16", ask_targets=False))
+    (folder / "kiln_namesake.py").write_text(
+        (folder / "kiln_namesake.py").read_text().replace("(3, 5", "(3, 66")
+    )
+    found.append(inspect("kiln_namesake:build", input_shape="1x3x16x16", ask_targets=False))
+    assert [f.model.signature.outputs[0].shape[1] for f in found] == [4, 5, 66]

@@ -383,7 +383,12 @@ def test_labels_show_a_wrong_normalisation_and_say_nothing_of_the_right_one(
         input_shapes={"": (1, 3, 224, 224)},
         search_path=(EXAMPLE,),
     )
-    subprocess.run([sys.executable, EXAMPLE / "data.py", "--out", "data"], cwd=kiln.folder, check=True)
+    subprocess.run(
+        [sys.executable, EXAMPLE / "data.py", "--out", "data"],
+        cwd=kiln.folder,
+        check=True,
+        env=kiln.environment(),
+    )
     head = f'out = "out"\neval = "data/eval/labels.csv"\n[model]\nsource = "{folder}/model.onnx"\n'
     head += 'labels = "data/labels.txt"\n'
     own = NORMALISATION.format(scale=1.0, mean=[127.0] * 3, std=[128.0] * 3)

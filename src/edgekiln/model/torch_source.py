@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekiln.errors import BadInput, MissingExtra, did_you_mean
+from edgekiln.files import sha256_file
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +50,28 @@ def _on_path(folders: tuple[Path, ...]) -> Iterator[None]:
                 sys.path.remove(folder)
 
 
+_read: dict[str, str] = {}
+"""Hash of the file of each module that a factory was taken from in this process."""
+
+
+def _forget_stale(source: str, folders: tuple[Path, ...]) -> None:
+    """Drop the factory's module from memory where it is not what lies on disk now.
+
+    Two jobs may both say ``model:build``, and a module may be edited between two builds of one process.
+    """
+    name = source.partition(":")[0]
+    top = name.partition(".")[0]
+    here = next((f for f in folders if (f / f"{top}.py").is_file() or (f / top).is_dir()), None)
+    file = Path(getattr(sys.modules.get(name), "__file__", None) or ".")
+    if here is None or not file.is_file():
+        return
+    edited = name in _read and _read[name] != sha256_file(file)
+    if edited or not file.resolve().is_relative_to(here.resolve()):
+        for old in [n for n in sys.modules if n == top or n.startswith(f"{top}.")]:
+            del sys.modules[old]
+        importlib.invalidate_caches()
+
+
 def _find(source: str) -> Callable[[], Any]:
     """The factory that ``source`` names. Importing runs the user's own code, as asked."""
     doing = "importing the model factory"
@@ -65,6 +88,8 @@ def _find(source: str) -> Callable[[], Any]:
     except Exception as error:
         why = f"the module raised {type(error).__name__}: {error}"
         raise BadInput(doing, source, why, "Mend the module; importing it has to work.") from error
+    if (file := getattr(found, "__file__", None)) and Path(file).is_file():
+        _read[module_name] = sha256_file(Path(file))
     for part in name.split("."):
         if not hasattr(found, part):
             known = [n for n in dir(found) if not n.startswith("_") and callable(getattr(found, n))]
@@ -83,6 +108,7 @@ def build_module(source: str, search_path: tuple[Path, ...]) -> torch.nn.Module:
 
     doing = "building the model with"
     with _on_path(search_path):
+        _forget_stale(source, search_path)
         factory = _find(source)
         try:
             module = factory()
