@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
+
+# A shell ignores SIGINT in what it starts in the background, and children inherit that. The tests of
+# Ctrl-C start children that must take it; a handler here makes them start with the default.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from fakes import digits
 from fakes.command import Kiln
