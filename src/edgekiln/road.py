@@ -47,11 +47,11 @@ from edgekiln.rows import (
     explained,
     failure,
     floor_warning,
-    planned,
     proofs_of,
     provenance,
     this_machine,
     told,
+    untried,
 )
 
 
@@ -145,7 +145,7 @@ def _make_and_prove(
     say: Progress,
 ) -> tuple[list[Made], list[Failure]]:
     made: list[Made] = []
-    failures = [f for d in devices for f in planned(d, job)]
+    failures = [f for d in devices for f in untried(d, job)]
     share = matmul_share(shop.graph)
     rows = [
         (device, target, name, skip)

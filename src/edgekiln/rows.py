@@ -120,19 +120,19 @@ def failure(
     )
 
 
-def planned(device: Device, job: Job) -> Iterator[Failure]:
-    """A row for each target that the device would take and that can't be made yet."""
-    for target in device.targets:
-        if target not in TARGETS and (job.search.targets is None or target in job.search.targets):
-            yield failure(
-                device,
-                target,
-                "*",
-                "target",
-                f"{device.name} would take it, but edgekiln can't make {target} artifacts yet",
-                "See the list of what is not there yet in the README",
-                kind="skipped",
-            )
+def untried(device: Device, job: Job) -> Iterator[Failure]:
+    """A row for each target that the device takes and nobody makes yet, or that it can't take."""
+    wanted = job.search.targets
+    for target in device.targets if wanted is None else wanted:
+        if target not in device.targets:
+            why = f"{device.name} does not take it; it takes {', '.join(device.targets)}"
+            cure = "Leave --target out, or name one that the device takes"
+        elif target not in TARGETS:
+            why = f"{device.name} would take it, but edgekiln can't make {target} artifacts yet"
+            cure = "See the list of what is not there yet in the README"
+        else:
+            continue
+        yield failure(device, target, "*", "target", why, cure, kind="skipped")
 
 
 def explained(choice: Choice, failures: Sequence[Failure]) -> Choice:
