@@ -23,7 +23,7 @@ SELF_EXPLAINING_LINES = 3
 LAYERS = (
     {"errors"},
     {"records"},
-    {"files"},
+    {"files", "interrupt"},
     {"model", "devices", "bundle", "engines", "cache", "job", "progress"},
     {"prove", "runtime"},
     {"compile", "choose", "ship", "serve", "language", "arrcoc"},

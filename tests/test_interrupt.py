@@ -165,3 +165,38 @@ def test_a_closed_pipe_is_no_error(kiln: Kiln) -> None:
     assert child.stderr is not None
     said = child.stderr.read()
     assert (child.wait(timeout=30), said) == (0, b"")
+
+
+def test_an_interrupt_that_a_librarys_import_swallows_is_not_lost(tmp_path: Path) -> None:
+    """As openvino's native module does: KeyboardInterrupt goes in, ImportError comes out."""
+    import sys
+
+    from fakes.command import SOURCE
+
+    (tmp_path / "swallower.py").write_text(
+        "import os, signal\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGINT)\n    [None for _ in range(10**7)]\n"
+        "except KeyboardInterrupt:\n    raise ImportError('initialization failed')\n"
+    )
+    (tmp_path / "work.py").write_text(
+        "from pathlib import Path\n"
+        "from edgekiln import interrupt\n"
+        "from edgekiln.cache import step\n"
+        "from edgekiln.records import Pass\n\n\n"
+        "def produce(into):\n"
+        "    try:\n        import swallower\n    except ImportError:\n        pass\n"
+        "    return Pass(name='spoilt')\n\n\n"
+        "with interrupt.watched():\n"
+        "    try:\n        step(Path('cache'), 'graph', 'key', Pass, produce)\n"
+        "    except KeyboardInterrupt:\n        print('interrupted')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "work.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("interrupted\n", "")
+    assert not list((tmp_path / "cache").rglob("*.json"))

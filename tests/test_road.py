@@ -242,6 +242,15 @@ def test_a_device_without_any_target_says_so_and_is_exit_code_1(kiln: Kiln, digi
     assert "can't make web" in " ".join(done.stdout.split())
 
 
+def test_a_target_that_the_device_can_not_take_is_a_row(kiln: Kiln, digit_files: Path) -> None:
+    targets = ["--target", "tensorrt", "--target", "onnxruntime", "--recipe", "fp32"]
+    found = build(kiln, digit_files / "digits.onnx", *targets, *QUICK[4:])
+    (row,) = found.failures
+    assert (row.kind, row.target) == ("skipped", "tensorrt")
+    assert "host does not take it; it takes onnxruntime, openvino" in row.reason
+    assert [p.artifact.target for p in found.proofs] == ["onnxruntime"]
+
+
 def test_a_device_given_twice_is_built_once(kiln: Kiln, digit_files: Path) -> None:
     twice = ["--device", "raspberry-pi-5", "--device", "raspberry-pi-5"]
     found = build(kiln, digit_files / "digits.onnx", *twice, *QUICK)

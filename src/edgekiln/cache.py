@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from edgekiln import interrupt
 from edgekiln.files import (
     disk_errors,
     entries,
@@ -68,6 +69,7 @@ def step(
         _remove(folder)
     with folder_aside(folder) as scratch:
         result = produce(scratch)
+        interrupt.check()  # a result that a swallowed Ctrl-C spoilt must not be kept
         raw = msgspec.json.encode(result)
         done = _Done(result=msgspec.Raw(raw), sha256=sha256_bytes(raw), files=entries(scratch))
         write_json(scratch / _DONE, done)

@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from typing import Any, Protocol, TextIO
 
+from edgekiln import interrupt
+
 
 class Progress(Protocol):
     """``expect(n)`` announces n more steps; ``step`` wraps one; ``note`` speaks between steps."""
@@ -37,7 +39,8 @@ class Silent:
 
     @contextlib.contextmanager
     def step(self, text: str) -> Iterator[None]:
-        yield
+        with interrupt.kept():
+            yield
 
     def note(self, text: str) -> None:
         return None
@@ -56,7 +59,8 @@ class Lines:
     def step(self, text: str) -> Iterator[None]:
         started = time.perf_counter()
         try:
-            yield
+            with interrupt.kept():
+                yield
         except BaseException as error:
             self.note(_line(started, text, error))
             raise
@@ -95,7 +99,8 @@ class Bar:
         self._rich.update(self._task, description=text)
         started = time.perf_counter()
         try:
-            yield
+            with interrupt.kept():
+                yield
         except BaseException as error:
             self.note(_line(started, text, error))
             raise

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from edgekiln import __version__
+from edgekiln import __version__, interrupt
 from edgekiln.errors import EdgekilnError, MachineFault
 from edgekiln.files import disk_errors
 
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb. Returns the exit code; no traceback reaches the user without ``--debug``."""
     given = parser().parse_args(arguments)
     try:
-        with disk_errors("running", f"edgekiln {given.verb}"):
+        with interrupt.watched(), disk_errors("running", f"edgekiln {given.verb}"):
             from edgekiln.cli import commands
 
             code: int = getattr(commands, given.verb)(given)

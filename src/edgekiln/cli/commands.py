@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from edgekiln import interrupt
 from edgekiln.cli import show
 from edgekiln.errors import BadInput
 from edgekiln.job import BudgetOrder, Job, ModelOrder, check, load, parse_shape
@@ -159,6 +160,7 @@ def _shapes(given: argparse.Namespace) -> dict[str, tuple[int, ...]]:
 
 
 def _answer(given: argparse.Namespace, found: Any, print_it: Any) -> int:
+    interrupt.check()
     if given.json:
         _print_json(found)
     else:
