@@ -200,3 +200,37 @@ def test_an_interrupt_that_a_librarys_import_swallows_is_not_lost(tmp_path: Path
     )
     assert (done.stdout, done.stderr) == ("interrupted\n", "")
     assert not list((tmp_path / "cache").rglob("*.json"))
+
+
+def test_a_second_ctrl_c_does_not_cut_the_tidying_up(tmp_path: Path) -> None:
+    import sys
+
+    from fakes.command import SOURCE
+
+    (tmp_path / "work.py").write_text(
+        "import os, signal\n"
+        "from pathlib import Path\n"
+        "from edgekiln import interrupt\n"
+        "from edgekiln.files import folder_aside\n\n\n"
+        "with interrupt.watched():\n"
+        "    try:\n"
+        "        with folder_aside(Path('final')) as aside:\n"
+        "            try:\n"
+        "                (aside / 'half').write_text('half')\n"
+        "                os.kill(os.getpid(), signal.SIGINT)\n"
+        "            finally:\n"
+        "                os.kill(os.getpid(), signal.SIGINT)\n"
+        "                [None for _ in range(10**6)]\n"
+        "    except KeyboardInterrupt as error:\n"
+        "        print('interrupted', error.__context__)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "work.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("interrupted None\n", "")
+    assert [p.name for p in tmp_path.iterdir() if p.name != "work.py"] == []

@@ -11,8 +11,12 @@ import contextlib
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
+
+PATIENCE_SECONDS = 5.0
+"""For so long after Ctrl-C another one is ignored: impatience must not cut the tidying up."""
 
 _pressed = threading.Event()
 
@@ -29,7 +33,13 @@ def watched() -> Iterator[None]:
         return
     _pressed.clear()
 
+    first = 0.0
+
     def press(number: int, frame: FrameType | None) -> None:
+        nonlocal first
+        if _pressed.is_set() and time.monotonic() - first < PATIENCE_SECONDS:
+            return
+        first = time.monotonic()
         _pressed.set()
         # Objects that are half made when the key strikes complain in their destructors; nobody is helped.
         sys.unraisablehook = lambda _: None

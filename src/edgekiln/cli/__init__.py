@@ -29,6 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
         return code
     except KeyboardInterrupt:
+        # An extension module that ran Python source when the key struck leaves CPython believing that nobody
+        # caught the interrupt: ``python -m`` would then die of the signal. Running any source resets that.
+        exec("")
         print("interrupted: finished steps are kept, run the same command to go on", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
