@@ -23,4 +23,7 @@ if grep -n -E '://| @ ' "$fresh/constraints.txt"; then
     echo "constraints: the lines above name a place; nothing was written" >&2
     exit 1
 fi
+# The oldest Python that is promised: Debian 12's. A package that needs a later 3.11 is noticed here.
+"$fresh/venv/bin/uv" pip compile --quiet --python-version 3.11.2 --extra dev --constraint "$fresh/constraints.txt" \
+    --output-file "$fresh/resolved.txt" ${PIP_FIND_LINKS:+--find-links "$PIP_FIND_LINKS"} pyproject.toml
 mv "$fresh/constraints.txt" constraints.txt

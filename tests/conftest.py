@@ -1,10 +1,16 @@
-"""What the end-to-end tests share: a trained classifier on disk, its pictures, and the command line."""
+"""What tests of several rooms share: models and pictures on disk, a build, and the command line."""
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
+
+# A shell ignores SIGINT in what it starts in the background, and children inherit that. The tests of
+# Ctrl-C start children that must take it; a handler here makes them start with the default.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from fakes import digits
 from fakes.command import Kiln
@@ -40,6 +46,22 @@ def digit_build(digit_files: Path, shared_cache: Path, tmp_path_factory: pytest.
     done = Kiln(where, shared_cache)(*digits.build_arguments(digit_files), "--out", "out")
     assert done.code == 0, done.stderr
     return where / "out"
+
+
+@pytest.fixture(scope="session")
+def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small classifier with a static batch of 1, as an ONNX file."""
+    from fakes.networks import export
+
+    return export(tmp_path_factory.mktemp("nets") / "net.onnx", dynamic_batch=False)
+
+
+@pytest.fixture(scope="session")
+def dynamic_net(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a dynamic batch."""
+    from fakes.networks import export
+
+    return export(tmp_path_factory.mktemp("nets") / "dynamic.onnx", dynamic_batch=True)
 
 
 @pytest.fixture(scope="session")

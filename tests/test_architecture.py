@@ -28,6 +28,7 @@ LAYERS = (
     {"prove", "runtime"},
     {"compile", "choose", "ship", "serve", "language", "arrcoc"},
     {"report", "intake"},
+    {"baseline", "rows"},
     {"road", "benching", "diagnosis", "inspection", "verification"},
     {"api"},
     {"cli"},

@@ -7,9 +7,10 @@ lies there is checked against recorded hashes before it is used, and redone wher
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +18,15 @@ from typing import Any, TypeVar
 import msgspec
 
 from edgekiln import interrupt
-from edgekiln.files import entries, folder_aside, sha256_bytes, sha256_file, sha256_record, write_json
+from edgekiln.files import (
+    disk_errors,
+    entries,
+    folder_aside,
+    sha256_bytes,
+    sha256_file,
+    sha256_record,
+    write_json,
+)
 from edgekiln.records import FileEntry, Record
 
 R = TypeVar("R")
@@ -26,7 +35,10 @@ _DONE = "step.json"
 
 
 class _Done(Record, frozen=True, kw_only=True):
+    """``sha256`` is of the result's compact JSON."""
+
     result: msgspec.Raw
+    sha256: str
     files: tuple[FileEntry, ...]
 
 
@@ -48,14 +60,18 @@ def step(
     tells this step's inputs apart. What ``produce`` raises passes through and leaves nothing behind.
     """
     folder = root / name / sha256_record([name, code_hash(), key])[:32]
+    # Looked for first: what appears later is another process's finished step, which must stay.
+    there = folder.exists()
     found = _load(folder, kind)
     if found is not None:
         return folder, found, True
-    shutil.rmtree(folder, ignore_errors=True)
+    if there:
+        _remove(folder)
     with folder_aside(folder) as scratch:
         result = produce(scratch)
         interrupt.check()  # a result that a swallowed Ctrl-C spoilt must not be kept
-        done = _Done(result=msgspec.Raw(msgspec.json.encode(result)), files=entries(scratch))
+        raw = msgspec.json.encode(result)
+        done = _Done(result=msgspec.Raw(raw), sha256=sha256_bytes(raw), files=entries(scratch))
         write_json(scratch / _DONE, done)
     return folder, result, False
 
@@ -67,9 +83,23 @@ def _load(folder: Path, kind: type[R]) -> R | None:
             path = folder / file.path
             if path.stat().st_size != file.size_bytes or sha256_file(path) != file.sha256:
                 return None
+        if sha256_bytes(msgspec.json.format(done.result, indent=-1)) != done.sha256:
+            return None
         return msgspec.json.decode(done.result, type=kind)
     except (OSError, msgspec.MsgspecError, ValueError):
         return None
+
+
+def _remove(folder: Path) -> None:
+    """Take a damaged step out of the way: by rename, because half a folder would be damaged too."""
+    with (
+        disk_errors("replacing the damaged step", folder),
+        tempfile.TemporaryDirectory(
+            dir=folder.parent, prefix=f".{folder.name}.", ignore_cleanup_errors=True
+        ) as away,
+        contextlib.suppress(FileNotFoundError),
+    ):
+        folder.rename(Path(away) / "damaged")
 
 
 @functools.cache

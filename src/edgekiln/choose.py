@@ -1,11 +1,13 @@
 """The decision: every constraint met, then the least latency; and why each loser lost.
 
 Pure rules over proofs, apart from I/O. Where no latency is known for a device (nobody measured on it),
-the least size decides and the choice says so: a figure of another machine never ranks this one.
+the target that the catalogue ranks first for it decides, then the least size, and the choice says so: a
+figure of another machine never ranks this one.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +18,7 @@ SQNR_FLOOR_DB = 20.0
 """Where neither labels nor class decisions exist, error power above 1 % of the signal's is a fault."""
 
 BASIS_LATENCY = "least median latency among those that meet the budget"
-BASIS_SIZE = "least size among those that meet the budget, because no latency is known on this device"
+BASIS_SIZE = "no latency is known on this device: its preferred target, then the least size within the budget"
 
 
 @dataclass(frozen=True)
@@ -67,21 +69,32 @@ def constraints(budget: Budget, proofs: Sequence[Proof]) -> tuple[Constraint, ..
     return tuple(found)
 
 
-def choose(device: str, proofs: Sequence[Proof], budget: Budget) -> Choice:
-    """Decide among the proofs of one device."""
+def choose(device: str, proofs: Sequence[Proof], budget: Budget, order: Sequence[str] = ()) -> Choice:
+    """Decide among the proofs of one device; ``order`` names its targets, the preferred one first."""
     checks = constraints(budget, proofs)
     broken = {p.artifact.id: _broken(p, checks) for p in proofs}
     fit = [p for p in proofs if not broken[p.artifact.id]]
-    timed = bool(proofs) and all(p.value("latency_p50_ms") is not None for p in (fit or proofs))
+    timed = _any(fit or proofs, "latency_p50_ms")
     cost = "latency_p50_ms" if timed else "size_bytes"
     quality = quality_figure(proofs)
-    winner = _winner(fit, cost, quality) if fit else None
-    losers = tuple(
-        Loser(artifact_id=p.artifact.id, why=_why(p, winner, broken[p.artifact.id], cost, quality))
-        for p in proofs
-        if winner is None or p.artifact.id != winner.artifact.id
-    )
-    unproven = () if winner is None else tuple(c.key for c in checks if winner.value(c.figure) is None)
+    ranked = fit if timed else _preferred(fit, order)
+    cheap = _cheapest(ranked, cost)
+    winner = _best(cheap, cost, quality) if cheap else None
+    losers = []
+    for p in proofs:
+        if p is winner:
+            continue
+        if winner is None or broken[p.artifact.id]:
+            why = "breaks the budget: " + "; ".join(broken[p.artifact.id])
+        elif p not in ranked:
+            why = f"no latency is known, and {winner.artifact.target} comes first on this device"
+        elif p in cheap:
+            margin = "within this run's spread" if timed else "within 2 %"
+            why = f"as cheap as the winner {margin}, but of no higher quality ({quality})"
+        else:
+            why = _dearer(p, winner, cost)
+        losers.append(Loser(artifact_id=p.artifact.id, why=why))
+    unproven = () if winner is None else tuple(c.key for c in checks if not _proven(winner, c))
     basis = BASIS_LATENCY if timed else BASIS_SIZE
     if winner is None:
         basis = "no artifact meets the budget" if proofs else "no artifact could be made"
@@ -93,14 +106,14 @@ def choose(device: str, proofs: Sequence[Proof], budget: Budget) -> Choice:
         cost=cost,
         quality=quality,
         front=front(proofs, cost, quality),
-        losers=losers,
+        losers=tuple(losers),
         unproven=unproven,
     )
 
 
 def quality_figure(proofs: Sequence[Proof]) -> str:
-    """The finest measure of quality that every proof has: SQNR counts every output value."""
-    for figure in ("sqnr_db", "agreement", "top1"):
+    """The measure of quality that every proof has: decisions where there are any, else every value."""
+    for figure in ("agreement", "sqnr_db", "top1"):
         if proofs and all(p.value(figure) is not None for p in proofs):
             return figure
     return "sqnr_db"
@@ -133,16 +146,45 @@ def same_cost(a: Proof, b: Proof, cost: str) -> bool:
     return one is not None and other is not None and abs(one - other) <= 0.02 * min(one, other)
 
 
-def _winner(fit: Sequence[Proof], cost: str, quality: str) -> Proof:
-    """The least cost; among those that tie with it, the best quality, then size."""
+def _preferred(fit: Sequence[Proof], order: Sequence[str]) -> list[Proof]:
+    """The proofs of the first target in ``order`` that has any; all of them where none is named."""
+    for target in order:
+        found = [p for p in fit if p.artifact.target == target]
+        if found:
+            return found
+    return list(fit)
 
-    def price(p: Proof) -> float:
-        value = p.value(cost)
-        return float("inf") if value is None else value
 
-    cheapest = min(fit, key=lambda p: (price(p), p.artifact.id))
-    same = [p for p in fit if p is cheapest or same_cost(p, cheapest, cost)]
-    return max(same, key=lambda p: (p.value(quality) or float("-inf"), -price(p), p.artifact.id))
+def _price(proof: Proof, cost: str) -> float:
+    value = proof.value(cost)
+    return float("inf") if value is None else value
+
+
+def _cheapest(fit: Sequence[Proof], cost: str) -> list[Proof]:
+    """The least cost and what ties with it, up to the first that does not: none left out is cheaper."""
+    ordered = sorted(fit, key=lambda p: (_price(p, cost), p.artifact.id))
+    return list(itertools.takewhile(lambda p: p is ordered[0] or same_cost(p, ordered[0], cost), ordered))
+
+
+def _best(cheap: Sequence[Proof], cost: str, quality: str) -> Proof:
+    """Of those that tie in cost the best quality, then the least cost, then the first by id."""
+
+    def worth(p: Proof) -> tuple[float, ...]:
+        """The quality, then the finer SQNR where decisions are equal."""
+        values = (p.value(quality), p.value("sqnr_db"))
+        return tuple(float("-inf") if v is None else v for v in values)
+
+    ordered = sorted(cheap, key=lambda p: p.artifact.id)
+    return max(ordered, key=lambda p: (worth(p), -_price(p, cost)))
+
+
+def _proven(proof: Proof, check: Constraint) -> bool:
+    """Whether the figure is there and its 95 % interval, where it has one, stays within the limit."""
+    found = proof.get(check.figure)
+    if found is None or found.value is None:
+        return False
+    low, high = found.interval or (found.value, found.value)
+    return high <= check.limit + 1e-12 if check.at_most else low >= check.limit - 1e-12
 
 
 def _broken(proof: Proof, checks: Sequence[Constraint]) -> tuple[str, ...]:
@@ -159,18 +201,12 @@ def _broken(proof: Proof, checks: Sequence[Constraint]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _why(proof: Proof, winner: Proof | None, broken: Sequence[str], cost: str, quality: str) -> str:
-    if broken:
-        return "breaks the budget: " + "; ".join(broken)
-    if winner is None:
-        return "no artifact was chosen"
+def _dearer(proof: Proof, winner: Proof, cost: str) -> str:
     mine, best = proof.value(cost), winner.value(cost)
     name = {"latency_p50_ms": "slower", "size_bytes": "larger"}[cost]
     unit = {"latency_p50_ms": "ms", "size_bytes": "bytes"}[cost]
     if mine is None or best is None:
         return f"its {cost} is not known"
-    if same_cost(proof, winner, cost):
-        return f"as cheap as the winner within this run's spread, but of lower quality ({quality})"
     rival = f"{winner.artifact.target} {winner.artifact.recipe}"
     return f"{name} than {rival}: {_text(mine, unit)} against {_text(best, unit)}"
 

@@ -19,6 +19,8 @@ from edgekiln.records import FileEntry
 
 _LEAST_FREE_BYTES = 1 << 16
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_IN_THE_WAY = {errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG}
 
 
 @contextlib.contextmanager
@@ -31,9 +33,12 @@ def disk_errors(doing: str, to: object) -> Iterator[None]:
             raise MachineFault(
                 doing, to, "no space is left on the disk", "Free some space, or give another --out or --cache"
             ) from error
-        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        if error.errno in _REFUSED:
             why = f"not permitted ({error.strerror})"
             raise BadInput(doing, to, why, "Choose a folder you own") from error
+        if error.errno in _IN_THE_WAY:
+            why = f"a file can't lie there ({error.strerror})"
+            raise BadInput(doing, to, why, "Choose another folder or name") from error
         raise
 
 
@@ -81,27 +86,44 @@ def write_json(path: Path, record: object) -> None:
 def folder_aside(final: Path) -> Iterator[Path]:
     """A scratch folder beside ``final`` that becomes ``final`` if the block succeeds, else vanishes.
 
-    Where another process finished the same folder first, that one is kept.
+    Where another process finished the same folder first, that one is kept. Permissions follow the umask.
+    Raises MachineFault when the disk is full, also where the block's own writes find it so; whatever else
+    the block raises passes through.
     """
     with disk_errors("writing", final):
         final.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}."))
+        # The outer folder is private; the inner one is made as any other, and is what stays.
+        outer = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}."))
+    try:
+        with disk_errors("writing", final):
+            aside = outer / "content"
+            aside.mkdir()
         try:
             yield aside
-            for path in sorted(p for p in aside.rglob("*") if p.is_file()):
-                handle = os.open(path, os.O_RDONLY)
-                try:
-                    os.fsync(handle)
-                finally:
-                    os.close(handle)
-            try:
-                aside.rename(final)
-            except OSError as error:
-                if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
-                    raise
-            _sync_folder(final.parent)
+        except OSError as error:
+            if error.errno not in _DISK_FULL:
+                raise
+            with disk_errors("writing", final):
+                raise
+        with disk_errors("writing", final):
+            _publish(aside, final)
+    finally:
+        shutil.rmtree(outer, ignore_errors=True)
+
+
+def _publish(aside: Path, final: Path) -> None:
+    for path in sorted(p for p in aside.rglob("*") if p.is_file()):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
         finally:
-            shutil.rmtree(aside, ignore_errors=True)
+            os.close(handle)
+    try:
+        aside.rename(final)
+    except OSError as error:
+        if error.errno not in {errno.ENOTEMPTY, errno.EEXIST} or not final.is_dir():
+            raise
+    _sync_folder(final.parent)
 
 
 def sha256_bytes(data: bytes) -> str:

@@ -23,8 +23,12 @@ _pressed = threading.Event()
 
 @contextlib.contextmanager
 def watched() -> Iterator[None]:
-    """Remember Ctrl-C for as long as the block lasts. Does nothing outside the main thread."""
-    if threading.current_thread() is not threading.main_thread():
+    """Remember Ctrl-C for as long as the block lasts.
+
+    Does nothing outside the main thread, nor where the caller ignores Ctrl-C (nohup, a shell's background).
+    """
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if ignored or threading.current_thread() is not threading.main_thread():
         yield
         return
     _pressed.clear()

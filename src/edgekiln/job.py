@@ -22,7 +22,6 @@ input_shape = "1x3x224x224"   # or a table: { name = "1x3x224x224" }
 from __future__ import annotations
 
 import importlib.util
-import math
 import re
 import tomllib
 from pathlib import Path
@@ -32,6 +31,9 @@ import msgspec
 
 from edgekiln.errors import BadInput, did_you_mean
 from edgekiln.records import Budget, Preprocess, Record, Task
+
+MAX_JOB_BYTES = 1 << 20
+MAX_FIGURE = 1e15
 
 
 class ModelOrder(Record, frozen=True, kw_only=True):
@@ -99,10 +101,16 @@ class Job(Record, frozen=True, kw_only=True):
 def load(path: Path) -> Job:
     """Read a job file. Raises BadInput for bad TOML, an unknown key (with the near ones), a wrong type."""
     try:
+        if path.is_file() and path.stat().st_size > MAX_JOB_BYTES:
+            raise BadInput("reading the job file", path, "it is larger than 1 MiB", "Give a job file")
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise BadInput("reading the job file", path, "there is no such file", "Check the path") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise BadInput(
+            "reading the job file", path, f"it can't be read ({error.strerror})", "Check the path"
+        ) from error
+    except (ValueError, RecursionError) as error:  # tomllib lets int()'s and its own recursion's through
         raise BadInput(
             "reading the job file", path, f"it is not valid TOML ({error})", "Mend that line"
         ) from error
@@ -120,7 +128,7 @@ def check(job: Job, where: object) -> None:
     """Raises BadInput for figures that no job can mean."""
     numbers = {f: getattr(job.budget, f) for f in job.budget.__struct_fields__}
     for key, value in numbers.items():
-        if value is not None and not math.isfinite(value):
+        if value is not None and not abs(value) < MAX_FIGURE:
             why = f"{key} = {value} is no number to compare with"
             raise BadInput("reading the budget of", where, why, "Give a finite number, or leave it out")
         if value is not None and key not in {"max_drop", "sqnr_db"} and not value > 0:
@@ -139,6 +147,8 @@ def check(job: Job, where: object) -> None:
         )
     if job.search.threads is not None and job.search.threads < 1:
         raise BadInput("reading", where, "threads must be at least 1", "Give --threads 1 or more")
+    if job.search.samples < 1:
+        raise BadInput("reading", where, "samples must be at least 1", "Give --samples 1 or more")
 
 
 def input_shapes(order: ModelOrder) -> dict[str, tuple[int, ...]]:
@@ -152,7 +162,7 @@ def input_shapes(order: ModelOrder) -> dict[str, tuple[int, ...]]:
 
 def parse_shape(text: str) -> tuple[int, ...]:
     """``1x3x224x224`` (or with commas) as numbers. Raises BadInput for anything else."""
-    if not re.fullmatch(r"\d{1,9}([x,]\d{1,9}){0,9}", text) or "0" in re.split("[x,]", text):
+    if not re.fullmatch(r"0*[1-9][0-9]{0,8}([x,]0*[1-9][0-9]{0,8}){0,9}", text):
         raise BadInput(
             "reading the input shape", text, "it is not like 1x3x224x224", "Give --input-shape 1x3x224x224"
         )
@@ -164,11 +174,14 @@ def located(given: str, base: Path) -> Path:
     if not given.startswith("package:"):
         return base / given
     package, _, inner = given.removeprefix("package:").partition("/")
-    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    try:
+        spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    except ValueError:  # a module without a specification, such as __main__
+        spec = None
     if spec is None or not spec.submodule_search_locations:
         why = f"no package '{package}' is installed"
         raise BadInput("looking for", given, why, "Install it, or give a path")
-    if ".." in Path(inner).parts:
+    if ".." in Path(inner).parts or Path(inner).is_absolute():
         raise BadInput("looking for", given, "the path leaves the package", "Give a path inside it")
     return Path(next(iter(spec.submodule_search_locations))) / inner
 
@@ -183,8 +196,8 @@ def _explain(message: str) -> tuple[str, str]:
         return message.replace("`", "'"), "Mend that value"
     kind: Any = Job
     for part in (match["at"] or "").split("."):
-        if part:
-            field = next(f for f in msgspec.structs.fields(kind) if f.name == part)
+        field = next((f for f in msgspec.structs.fields(kind) if f.name == part), None)
+        if field is not None:  # a key may itself look like msgspec's words
             options = (field.type, *getattr(field.type, "__args__", ()))
             kind = next(t for t in options if isinstance(t, type) and issubclass(t, msgspec.Struct))
     known = [f.name for f in msgspec.structs.fields(kind) if f.name != "base"]

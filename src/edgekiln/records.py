@@ -7,12 +7,14 @@ error, because manifests and job files come from strangers.
 
 from __future__ import annotations
 
+import math
 from typing import Literal, TypeAlias
 
 import msgspec
 
 How: TypeAlias = Literal["measured", "emulated", "predicted", "published"]
 Scalar: TypeAlias = str | int | float | bool
+Outcome: TypeAlias = Literal["kept", "undone", "unneeded", "runtime"]
 Task: TypeAlias = Literal["classification", "tensors"]
 
 
@@ -130,10 +132,13 @@ class Recipe(Record, frozen=True, kw_only=True):
 
 
 class PassReport(Record, frozen=True, kw_only=True):
-    """What one pass did. ``kept`` is False where it was tried and undone; ``note`` says why."""
+    """What one pass did, and what became of it; ``note`` says why.
+
+    ``unneeded`` found nothing to do; ``runtime`` is left to the engine, which does it when it loads.
+    """
 
     name: str
-    kept: bool
+    outcome: Outcome
     seconds: float
     nodes_before: int
     nodes_after: int
@@ -141,6 +146,10 @@ class PassReport(Record, frozen=True, kw_only=True):
     ops_before: dict[str, int] = {}
     ops_after: dict[str, int] = {}
     parity_max_error: float | None = None
+
+    @property
+    def kept(self) -> bool:
+        return self.outcome == "kept"
 
 
 class Variant(Record, frozen=True, kw_only=True):
@@ -213,6 +222,8 @@ class Evidence(Record, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.value is None and not self.reason:
             raise ValueError(f"evidence '{self.what}' has neither a value nor a reason for its absence")
+        if self.value is not None and not math.isfinite(self.value):
+            raise ValueError(f"evidence '{self.what}' is not finite: give no value, and the reason")
         if self.value is not None and self.how is None:
             raise ValueError(f"evidence '{self.what}' does not say how its value was obtained")
 
@@ -270,8 +281,9 @@ class Loser(Record, frozen=True, kw_only=True):
 class Choice(Record, frozen=True, kw_only=True):
     """What was decided for one device.
 
-    ``status`` is ``proven`` when every constraint was checked against a figure for this device,
-    ``unproven`` when ``unproven`` names constraints without such a figure, ``none`` when nothing fits.
+    ``status`` is ``proven`` when for every constraint a figure for this device, its 95 % interval
+    included, is within the limit. ``unproven`` names the budget fields for which that is not so: the
+    figure is missing, or its interval reaches past the limit. ``none``: nothing fits.
     ``cost`` and ``quality`` are the kinds of evidence that ``front`` was drawn over: the least cost and
     the most quality win.
     """

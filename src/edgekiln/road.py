@@ -8,13 +8,13 @@ and a killed one goes on. One artifact that fails is a row in the report, and th
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from edgekiln import __version__
+from edgekiln.baseline import float_reference, normalisation_warning
 from edgekiln.bundle import SUFFIX
 from edgekiln.bundle.pack import pack
 from edgekiln.cache import default_root, step
@@ -23,54 +23,40 @@ from edgekiln.compile.graph import optimise
 from edgekiln.compile.make import Calibration, Workshop, make, matmul_share, plan
 from edgekiln.compile.targets import PLANNED, TARGETS
 from edgekiln.devices import Device, load
-from edgekiln.engines import Arrays, Runner, open_engine
-from edgekiln.engines.onnxruntime import float_artifact
 from edgekiln.errors import BadInput, EdgekilnError, MachineFault, did_you_mean
 from edgekiln.files import check_space, disk_errors, sha256_file, write_bytes, write_json
-from edgekiln.intake import Intake, dataset_key, is_tensor, samples, take_in
+from edgekiln.intake import Intake, dataset_key, samples, take_in
 from edgekiln.job import Job
-from edgekiln.model.preprocess import COMMON, apply, normalised, open_image
 from edgekiln.progress import Progress, Silent
 from edgekiln.prove.environment import fingerprint, fitness, version_of
-from edgekiln.prove.judge import Judged, Reference, judge, reference, sample_warning, score_of
-from edgekiln.prove.normalisation import better_normalisation
-from edgekiln.prove.timing import Contender, Timing, TimingFailure, measure, timing_evidence
+from edgekiln.prove.judge import Judged, Reference, judge, sample_warning
+from edgekiln.prove.timing import Contender, Timing, TimingFailure, measure
 from edgekiln.records import (
     Artifact,
     Build,
     Choice,
-    Dataset,
     Decision,
-    Evidence,
     Failure,
     PassReport,
     Proof,
     Record,
-    Scalar,
 )
-
-
-@dataclass(frozen=True)
-class Made:
-    """An artifact on disk for one device, and what its outputs showed."""
-
-    device: Device
-    artifact: Artifact
-    folder: Path
-    judged: Judged
-    golden_folder: Path
+from edgekiln.rows import (
+    Made,
+    Timings,
+    explained,
+    failure,
+    floor_warning,
+    proofs_of,
+    provenance,
+    this_machine,
+    told,
+    untried,
+)
 
 
 class _Passes(Record, frozen=True, kw_only=True):
     passes: tuple[PassReport, ...]
-
-
-class _Timings(Record, frozen=True, kw_only=True):
-    """``unfit``: what the machine lacked when the build that timed began, before its own work loaded it."""
-
-    timed: tuple[Timing, ...] = ()
-    failed: tuple[TimingFailure, ...] = ()
-    unfit: tuple[str, ...] = ()
 
 
 def build(job: Job, progress: Progress | None = None, cache: Path | None = None) -> Build:
@@ -93,29 +79,30 @@ def build(job: Job, progress: Progress | None = None, cache: Path | None = None)
     # The graph's own hash: one model at two input sizes gives two graphs.
     shop = Workshop(graph, sha256_file(graph), _calibration(intake), store, threads)
     with say.step("run the float model over the data"):
-        against = _reference(intake, threads)
-        warnings = [*intake.warnings, *_normalisation_warning(intake, threads)]
+        against = float_reference(intake, threads)
+        warnings = [*intake.warnings, *normalisation_warning(intake, threads, store)]
     made, failures = _make_and_prove(job, devices, shop, against, intake, say)
     with say.step("time what runs on this machine"):
         timings = _timed(made, intake, threads, job.search.samples, store, unfit)
     warnings = [*(f"this machine: {sentence}" for sentence in timings.unfit), *warnings]
-    proofs, more = _proofs(made, timings, where)
+    proofs, more = proofs_of(made, timings, where)
     too_few = sample_warning((m.judged for m in made), against, job.budget.max_drop)
     warnings += [too_few] if too_few else []
     budget = job.budget.budget()
     failures += more
     choices = tuple(
-        _explained(choose(d.name, [p for p in proofs if p.device == d.name], budget), failures)
+        explained(choose(d.name, [p for p in proofs if p.device == d.name], budget, d.targets), failures)
         for d in devices
     )
+    warnings += floor_warning(budget, proofs)
     choices = _bundles(choices, made, proofs, intake, out)
     result = Build(
         edgekiln=__version__,
         model=intake.model,
         graph_passes=passes,
-        calibration=_told(intake.calibration, job),
-        evaluation=_told(intake.evaluation, job),
-        holdout=_told(intake.holdout, job),
+        calibration=told(intake.calibration, job),
+        evaluation=told(intake.evaluation, job),
+        holdout=told(intake.holdout, job),
         proofs=tuple(proofs),
         failures=tuple(failures),
         warnings=tuple(warnings),
@@ -149,37 +136,6 @@ def _calibration(intake: Intake) -> Calibration | None:
     return Calibration(lambda: samples(intake, data), len(data.samples), dataset_key(data, intake.model))
 
 
-def _reference(intake: Intake, threads: int) -> Reference:
-    """The float model as it came in, before any pass: what every artifact is held against."""
-    runner = _float_runner(intake, threads)
-    data = intake.evaluation
-    return reference(
-        intake.model.task,
-        runner,
-        lambda start: _from(samples(intake, intake.holdout), start),
-        None if data is None else lambda start: _from(samples(intake, data), start),
-        () if data is None else (s.label for s in data.samples if s.label is not None),
-    )
-
-
-def _normalisation_warning(intake: Intake, threads: int) -> list[str]:
-    """Labels may say that another common normalisation fits the float model better."""
-    own, data = intake.model.preprocess, intake.evaluation
-    if own is not None and data is not None:
-        pictures = [s for s in data.samples if not is_tensor(s)]  # tensors come normalised
-        data = msgspec.structs.replace(data, samples=tuple(pictures))
-        runner, name = _float_runner(intake, threads), intake.model.signature.inputs[0].name
-        others = [(n, normalised(own, n)) for n in COMMON if own.dtype == "float32"]
-        sentence = better_normalisation(
-            intake.model,
-            data,
-            others,
-            lambda sample, p: score_of(runner({name: apply(p, open_image(Path(data.root) / sample.path))})),
-        )
-        return [sentence] if sentence else []
-    return []
-
-
 def _make_and_prove(
     job: Job,
     devices: Sequence[Device],
@@ -189,7 +145,7 @@ def _make_and_prove(
     say: Progress,
 ) -> tuple[list[Made], list[Failure]]:
     made: list[Made] = []
-    failures = [f for d in devices for f in _untried(d, job)]
+    failures = [f for d in devices for f in untried(d, job)]
     share = matmul_share(shop.graph)
     rows = [
         (device, target, name, skip)
@@ -200,7 +156,7 @@ def _make_and_prove(
     say.expect(2 * sum(not skip for *_, skip in rows))
     for device, target, name, skip in rows:
         if skip:
-            failures.append(_failure(device, target, name, "recipe", skip, kind="skipped"))
+            failures.append(failure(device, target, name, "recipe", skip, kind="skipped"))
             continue
         stage = "make"
         try:
@@ -213,12 +169,12 @@ def _make_and_prove(
             raise
         except EdgekilnError as error:
             check_space(shop.cache, Path(tempfile.gettempdir()))
-            failures.append(_failure(device, target, name, stage, error.why, error.cure))
+            failures.append(failure(device, target, name, stage, error.why, error.cure))
         except Exception as error:
             check_space(shop.cache, Path(tempfile.gettempdir()))
             why = f"{type(error).__name__}: {error}"[:500]
             cure = "This is a fault of edgekiln or of a converter: please report it with the model"
-            failures.append(_failure(device, target, name, stage, why, cure))
+            failures.append(failure(device, target, name, stage, why, cure))
     return made, failures
 
 
@@ -226,7 +182,7 @@ def _proved(
     device: Device, artifact: Artifact, folder: Path, against: Reference, intake: Intake, shop: Workshop
 ) -> Made:
     def produce(into: Path) -> Judged:
-        return judge(artifact, folder, against, shop.threads, _where(), into)
+        return judge(artifact, folder, against, shop.threads, this_machine(), into)
 
     data = [dataset_key(d, intake.model) for d in (intake.holdout, intake.evaluation)]
     labels = [against.labels, intake.model.task]
@@ -239,20 +195,21 @@ def _proved(
 
 def _timed(
     made: Sequence[Made], intake: Intake, threads: int, count: int, store: Path, unfit: tuple[str, ...]
-) -> _Timings:
+) -> Timings:
     """All artifacts of this machine in one alternated run, each in a fresh process."""
     here = [m for m in made if m.device.name == "host" and m.artifact.engine == m.artifact.proof_engine]
     if not here:
-        return _Timings()
+        return Timings()
     contenders = tuple(
         Contender(id=m.artifact.id, folder=str(m.folder), artifact=m.artifact, engine=m.artifact.engine)
         for m in here
     )
     sample = next(iter(samples(intake, intake.holdout)))
+    seconds = 4.0 * len(contenders)
 
-    def produce(into: Path) -> _Timings:
-        found = measure(contenders, sample, threads, min_samples=count, progress=None)
-        return _Timings(
+    def produce(into: Path) -> Timings:
+        found = measure(contenders, sample, threads, min_samples=count, max_seconds=seconds)
+        return Timings(
             timed=tuple(t for t in found if isinstance(t, Timing)),
             failed=tuple(t for t in found if isinstance(t, TimingFailure)),
             unfit=unfit,
@@ -260,34 +217,8 @@ def _timed(
 
     key = [[m.artifact.id, m.artifact.files, m.artifact.options] for m in here]
     machine = fingerprint()
-    _, found, _ = step(store, "timing", [key, threads, count, machine], _Timings, produce)
+    _, found, _ = step(store, "timing", [key, threads, count, machine], Timings, produce)
     return found
-
-
-def _proofs(
-    made: Sequence[Made], timings: _Timings, where: dict[str, Scalar]
-) -> tuple[list[Proof], list[Failure]]:
-    proofs, failures = [], []
-    timed, failed = {t.id: t for t in timings.timed}, {t.id: t for t in timings.failed}
-    for m in made:
-        native = m.device.name == "host" and m.artifact.engine == m.artifact.proof_engine
-        evidence = [e if native else _emulated(e, m) for e in m.judged.evidence]
-        evidence.append(_size(m.artifact))
-        latency: tuple[float, ...] = ()
-        if native and (lost := failed.get(m.artifact.id)):
-            failures.append(
-                _failure(m.device, m.artifact.target, m.artifact.recipe, "time", lost.reason, lost.cure)
-            )
-            continue
-        if native and (timing := timed.get(m.artifact.id)):
-            evidence += timing_evidence(timing, _where(), where)
-            latency = timing.samples_ms
-        else:
-            evidence += _not_measured(m.device)
-        proofs.append(
-            Proof(device=m.device.name, artifact=m.artifact, evidence=tuple(evidence), latency_ms=latency)
-        )
-    return proofs, failures
 
 
 def _bundles(
@@ -314,7 +245,7 @@ def _bundles(
             artifact_folder=m.folder,
             golden=m.judged.golden,
             golden_folder=m.golden_folder,
-            provenance=_provenance(intake),
+            provenance=provenance(intake),
         )
         done.append(final)
     return tuple(done)
@@ -331,15 +262,6 @@ def _write(result: Build, out: Path) -> None:
 # ---------------------------------------------------------------- rows
 
 
-def _explained(choice: Choice, failures: Sequence[Failure]) -> Choice:
-    """Where nothing could be made for a device, the reasons stand in its choice."""
-    reasons = [f"{f.target} {f.recipe}: {f.reason}" for f in failures if f.device == choice.device]
-    if choice.artifact_id is not None or choice.losers or not reasons:
-        return choice
-    said = "; ".join(reasons[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")
-    return msgspec.structs.replace(choice, basis=f"{choice.basis}; {said}")
-
-
 def _check_search(job: Job) -> None:
     from edgekiln.compile.recipes import recipe
 
@@ -354,93 +276,3 @@ def _check_search(job: Job) -> None:
 def _targets(device: Device, job: Job) -> list[str]:
     wanted = job.search.targets
     return [t for t in device.targets if t in TARGETS and (wanted is None or t in wanted)]
-
-
-def _untried(device: Device, job: Job) -> Iterator[Failure]:
-    """A row for each target that the device takes and nobody makes yet, or that it can't take."""
-    wanted = job.search.targets
-    for target in device.targets if wanted is None else wanted:
-        if target not in device.targets:
-            why = f"{device.name} does not take it; it takes {', '.join(device.targets)}"
-            cure = "Leave --target out, or name one that the device takes"
-        elif target not in TARGETS:
-            why = f"{device.name} would take it, but edgekiln can't make {target} artifacts yet"
-            cure = "See the list of what is not there yet in the README"
-        else:
-            continue
-        yield _failure(device, target, "*", "target", why, cure, kind="skipped")
-
-
-def _failure(
-    device: Device, target: str, recipe: str, stage: str, reason: str, cure: str = "", kind: str = "failed"
-) -> Failure:
-    return Failure(
-        device=device.name,
-        target=target,
-        recipe=recipe,
-        stage=stage,
-        kind="skipped" if kind == "skipped" else "failed",
-        reason=reason,
-        cure=cure,
-    )
-
-
-def _emulated(e: Evidence, m: Made) -> Evidence:
-    """The same arithmetic on this machine's engine, not the device itself."""
-    if e.value is None:
-        return e
-    note = f"{m.artifact.engine} on {m.device.name}, emulated by {m.artifact.proof_engine} here"
-    return msgspec.structs.replace(e, how="emulated", environment={**e.environment, "stands_for": note})
-
-
-def _not_measured(device: Device) -> list[Evidence]:
-    why = (
-        f"nobody measured on a {device.name} in this build; run `edgekiln bench BUNDLE` on the device itself"
-    )
-    figures = (
-        ("latency_p50_ms", "ms"),
-        ("latency_p95_ms", "ms"),
-        ("latency_p99_ms", "ms"),
-        ("peak_memory_bytes", "bytes"),
-    )
-    return [Evidence(what=what, unit=unit, value=None, reason=why) for what, unit in figures]
-
-
-def _size(artifact: Artifact) -> Evidence:
-    size = float(artifact.size_bytes)
-    return Evidence(what="size_bytes", unit="bytes", value=size, how="measured", where="the artifact's files")
-
-
-def _provenance(intake: Intake) -> dict[str, Scalar]:
-    source = intake.model.source
-    found: dict[str, Scalar] = {"source_kind": source.kind, "model_sha256": intake.model.sha256}
-    found |= {f"source_sha256:{Path(f.path).name}": f.sha256 for f in source.files}
-    if source.exporter:
-        found["exporter"] = source.exporter
-    return found
-
-
-def _told(data: Dataset | None, job: Job) -> Dataset | None:
-    """``data`` named relative to the job, else by its folder's own name: no path of this machine."""
-    if data is None:
-        return None
-    root, base = Path(data.root).resolve(), Path(job.base).resolve()
-    told = root.relative_to(base).as_posix() if root.is_relative_to(base) else root.name
-    return msgspec.structs.replace(data, root=told)
-
-
-def _float_runner(intake: Intake, threads: int) -> Runner:
-    plain = float_artifact(intake.model.path, "float")
-    return open_engine("onnxruntime", plain, intake.folder, threads)
-
-
-def _from(stream: Iterator[Arrays], start: int) -> Iterator[Arrays]:
-    for number, sample in enumerate(stream):
-        if number >= start:
-            yield sample
-
-
-def _where() -> str:
-    """This machine in a few words: what stands beside every figure it gave."""
-    found = fingerprint()
-    return f"{found.get('cpu_model', 'unknown CPU')} ({found['cpus_usable']} CPUs)"

@@ -99,7 +99,7 @@ def hostile(text: str) -> Build:
     made = msgspec.structs.replace(
         proofs[0].artifact, id=text, target=text, recipe=text, options={text: text}, tools={text: text},
         precisions={text: 1}, checks=(Check(name=text, passed=False, detail=text),),
-        passes=(PassReport(name=text, kept=True, seconds=1, nodes_before=1, nodes_after=2, note=text,
+        passes=(PassReport(name=text, outcome="kept", seconds=1, nodes_before=1, nodes_after=2, note=text,
                            ops_after={text: 3}),),
     )  # fmt: skip
     evidence = (

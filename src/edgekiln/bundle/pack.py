@@ -11,7 +11,7 @@ import msgspec
 
 from edgekiln.bundle import EVIDENCE, GOLDEN_FOLDER, LABELS, MANIFEST, MODEL_FOLDER, SCHEMA
 from edgekiln.errors import MachineFault
-from edgekiln.files import sha256_bytes, sha256_file, write_bytes
+from edgekiln.files import sha256_bytes, write_bytes
 from edgekiln.records import Choice, FileEntry, Golden, Manifest, Model, Proof, Scalar
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -35,15 +35,15 @@ def pack(
     """
     members: dict[str, bytes] = {}
     for file in proof.artifact.files:
-        source = artifact_folder / file.path
-        if sha256_file(source) != file.sha256:
+        data = (artifact_folder / file.path).read_bytes()
+        if sha256_bytes(data) != file.sha256:
             raise MachineFault(
                 "packing",
                 file.path,
                 "the file changed after it was proved",
                 "Build again; if it happens twice, check the disk",
             )
-        members[f"{MODEL_FOLDER}/{file.path}"] = source.read_bytes()
+        members[f"{MODEL_FOLDER}/{file.path}"] = data
     if model.labels:
         members[LABELS] = ("\n".join(model.labels) + "\n").encode()
     if golden is not None and golden_folder is not None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import stat
+import struct
 import tempfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from edgekiln.bundle import LABELS, MANIFEST, MODEL_FOLDER, SCHEMA, SIGNATURES
+from edgekiln.bundle import GOLDEN_FOLDER, LABELS, MANIFEST, MODEL_FOLDER, SCHEMA, SIGNATURES
 from edgekiln.errors import BadInput
 from edgekiln.files import disk_errors, inside
 from edgekiln.records import FileEntry, Manifest
@@ -20,6 +23,8 @@ from edgekiln.records import FileEntry, Manifest
 MAX_MANIFEST_BYTES = 16 << 20
 MAX_BUNDLE_BYTES = 16 << 30
 _CHUNK = 1 << 20
+_ZIP_FAULTS = (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, ValueError, struct.error)
+_NAME_FAULTS = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EINVAL, errno.ENOENT}
 
 
 @dataclass(frozen=True)
@@ -37,12 +42,11 @@ class Opened:
     def labels(self) -> tuple[str, ...]:
         if self.manifest.labels is None:
             return ()
-        path = self.folder / self.manifest.labels
         try:
-            return tuple(path.read_text(encoding="utf-8").splitlines())
+            text = (self.folder / self.manifest.labels).read_bytes().decode()
         except UnicodeDecodeError as error:
-            why, cure = "they are no UTF-8 text", "Do not use this bundle: build it again"
-            raise BadInput("reading the bundle's labels in", self.manifest.labels, why, cure) from error
+            raise _broken(Path(self.manifest.labels), "its labels are no UTF-8 text") from error
+        return tuple(text.removesuffix("\n").split("\n"))  # splitlines() would split at U+2028 too
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -56,7 +60,8 @@ def opened(path: Path) -> Iterator[Opened]:
     """Verify and unpack ``path`` into a private folder that vanishes afterwards.
 
     Every member must be named in the manifest (signatures/ apart), with its size and SHA-256; every
-    named file must be there. Raises BadInput naming the first that is not so.
+    named file must be there. A member is a plain file and stored, as ``pack`` writes it: what is
+    compressed, a link or a folder is refused. Raises BadInput naming the first that is not so.
     """
     with _archive(path) as archive, tempfile.TemporaryDirectory(prefix="edgekiln-") as scratch:
         manifest = _manifest(archive, path)
@@ -74,7 +79,7 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
         archive = zipfile.ZipFile(path)
     except FileNotFoundError as error:
         raise BadInput("opening the bundle", path, "there is no such file", "Check the path") from error
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except (OSError, *_ZIP_FAULTS) as error:
         raise _broken(path, f"it is no whole zip file ({error})") from error
     with archive:
         yield archive
@@ -85,8 +90,9 @@ def _manifest(archive: zipfile.ZipFile, path: Path) -> Manifest:
         info = archive.getinfo(MANIFEST)
         if info.file_size > MAX_MANIFEST_BYTES:
             raise _broken(path, "its manifest is larger than any real one")
+        _check_plain(info, path)
         raw = archive.read(info)
-    except (KeyError, zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError) as error:
+    except (KeyError, OSError, *_ZIP_FAULTS) as error:
         raise _broken(path, "it has no readable manifest.json") from error
     try:
         schema = msgspec.json.decode(raw).get("schema")
@@ -98,7 +104,7 @@ def _manifest(archive: zipfile.ZipFile, path: Path) -> Manifest:
                 "Use the edgekiln version that made it, or build it again",
             )
         return msgspec.json.decode(raw, type=Manifest)
-    except (msgspec.MsgspecError, AttributeError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, AttributeError, UnicodeDecodeError, RecursionError) as error:
         raise _broken(path, f"its manifest is not sound ({error})") from error
 
 
@@ -107,22 +113,52 @@ def _check_names(archive: zipfile.ZipFile, manifest: Manifest, path: Path) -> No
     named = {f.path for f in manifest.files}
     if len(set(held)) != len(held):
         raise _broken(path, "a file name occurs twice")
-    for name in held:
+    for info in archive.infolist():
+        name = info.filename
         if name not in named and name != MANIFEST and not name.startswith(SIGNATURES):
             raise _broken(path, f"'{name}' is not named in the manifest")
+        _check_plain(info, path)
     missing = sorted(named - set(held))
     if missing:
         raise _broken(path, f"'{missing[0]}' is named in the manifest and not there")
-    if sum(f.size_bytes for f in manifest.files) > MAX_BUNDLE_BYTES:
+    total = sum(f.size_bytes for f in manifest.files)
+    if total > MAX_BUNDLE_BYTES:
         raise _broken(path, "it says it holds more than 16 GiB")
-    needed = {f"{MODEL_FOLDER}/{f.path}" for f in manifest.artifact.files} | (
-        {LABELS} if manifest.labels else set()
-    )
-    if not needed <= named or manifest.labels not in {None, LABELS}:
-        raise _broken(path, "the manifest does not cover its own artifact")
+    if total > path.stat().st_size:  # stored files that overlap in the zip
+        raise _broken(path, "it says it holds more than its own size")
+    _check_covered(manifest, path)
+
+
+def _check_covered(manifest: Manifest, path: Path) -> None:
+    """The artifact's files with the hashes that were proved, its labels and golden tensors are all there."""
+    files = {f.path: f for f in manifest.files}
+    golden = manifest.golden
+    recorded = [golden.inputs, golden.outputs] if golden else []
+    for name in [*files, *(f.path for f in manifest.artifact.files), *recorded]:
+        # "model/" + "/etc/passwd" is inside the folder; the artifact's own "/etc/passwd" is not.
+        pure = PurePosixPath(name)
+        if pure.is_absolute() or ".." in pure.parts or str(pure) != name or name == ".":
+            raise _broken(path, f"'{name}' is no plain path inside the bundle")
+    for file in manifest.artifact.files:
+        held = files.get(f"{MODEL_FOLDER}/{file.path}")
+        if held is None or (held.sha256, held.size_bytes) != (file.sha256, file.size_bytes):
+            raise _broken(path, f"the manifest does not cover its own artifact's '{file.path}'")
+    needed = [f"{GOLDEN_FOLDER}/{name}" for name in recorded]
+    needed += [] if manifest.labels is None else [manifest.labels]
+    missing = next((name for name in needed if name not in files), None)
+    if missing is not None or manifest.labels not in {None, LABELS}:
+        raise _broken(path, f"the manifest does not cover '{missing or manifest.labels}'")
     entries = {f.path for f in manifest.artifact.files}
     if manifest.artifact.entry not in entries:
         raise _broken(path, f"its artifact's entry '{manifest.artifact.entry}' is none of its files")
+
+
+def _check_plain(info: zipfile.ZipInfo, path: Path) -> None:
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    if kind not in {0, stat.S_IFREG} or info.filename.endswith("/"):
+        raise _broken(path, f"'{info.filename}' is no plain file")
+    if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
+        raise _broken(path, f"'{info.filename}' is compressed, which no bundle's files are")
 
 
 def _extract(archive: zipfile.ZipFile, file: FileEntry, folder: Path, path: Path) -> None:
@@ -130,18 +166,22 @@ def _extract(archive: zipfile.ZipFile, file: FileEntry, folder: Path, path: Path
     info = archive.getinfo(file.path)
     if info.file_size != file.size_bytes:
         raise _broken(path, f"'{file.path}' has {info.file_size} bytes, the manifest says {file.size_bytes}")
-    target.parent.mkdir(parents=True, exist_ok=True)
     digest, written = hashlib.sha256(), 0
     try:
-        with archive.open(info) as source, target.open("wb") as out:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with archive.open(info) as source, target.open("xb") as out:
             while chunk := source.read(_CHUNK):
                 written += len(chunk)
                 if written > file.size_bytes:
                     raise _broken(path, f"'{file.path}' unpacks to more than it says")
                 digest.update(chunk)
                 out.write(chunk)
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
+    except _ZIP_FAULTS as error:
         raise _broken(path, f"'{file.path}' can't be unpacked ({error})") from error
+    except OSError as error:
+        if error.errno in _NAME_FAULTS:
+            raise _broken(path, f"'{file.path}' is no name a file can have ({error.strerror})") from error
+        raise
     if digest.hexdigest() != file.sha256:
         raise _broken(path, f"'{file.path}' does not have the hash that the manifest names")
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from edgekiln.engines import Arrays
 from edgekiln.errors import BadInput, ConversionFailed
-from edgekiln.records import PassReport
+from edgekiln.records import Outcome, PassReport
 
 MIN_OPSET = 17  # per-channel DequantizeLinear needs 13, LayerNormalization 17
 PARITY = 1e-3  # largest error that a pass may bring, as a share of the output's largest magnitude
@@ -93,7 +93,7 @@ def _static_shapes(model: Any, shapes: dict[str, tuple[int, ...]]) -> tuple[Any,
         del fixed.graph.value_info[:]
     report = PassReport(
         name="static-shapes",
-        kept=bool(notes),
+        outcome="kept" if notes else "unneeded",
         seconds=time.perf_counter() - started,
         nodes_before=before,
         nodes_after=len(fixed.graph.node),
@@ -162,7 +162,7 @@ def _runtime_fusion(model: Any) -> PassReport:
             made = f"not to be seen here ({str(problem).strip()[:200]})"
     return PassReport(
         name="runtime-fusion",
-        kept=False,
+        outcome="runtime",
         seconds=time.perf_counter() - started,
         nodes_before=sum(before.values()),
         nodes_after=sum(after.values()),
@@ -191,17 +191,20 @@ def _checked(
     try:
         changed, note = function(model)
         onnx.checker.check_model(changed)
-        error = _max_error(expected, _run(changed, probe, name))
-        kept = error <= _tolerance(expected)
-        if not kept:
-            note += f"; undone: outputs moved by {error:.3g}"
+        found = _run(changed, probe, name)
+        error = _max_error(expected, found)
+        moved = _moved(expected, found)
+        kept = moved is None
+        if moved is not None:
+            note += f"; undone: output {moved} moved by {error:.3g}"
     except Exception as problem:
         changed, kept = model, False
         note = f"undone: {type(problem).__name__}: {str(problem).strip()[:300]}"
     after = ops(changed)
+    idle = kept and changed.SerializeToString() == model.SerializeToString()
     report = PassReport(
         name=name,
-        kept=kept,
+        outcome="unneeded" if idle else "kept" if kept else "undone",
         seconds=time.perf_counter() - started,
         nodes_before=sum(before.values()),
         nodes_after=sum(after.values()),
@@ -223,20 +226,20 @@ def _better(model: Any, tried: list[tuple[Any, PassReport]]) -> tuple[Any, list[
         best = None
     reports = []
     for i, (_, report) in enumerate(tried):
-        lost = report.kept and i != best
-        why = (
-            "; undone: the graph was no smaller" if best is None else "; undone: the other's graph is smaller"
-        )
-        if best is not None and lost and sizes[i] == sizes[best]:
-            why = "; undone: the other's graph is equal"
-        reports.append(_amended(report, kept=i == best, note=report.note + (why if lost else "")))
+        if not report.kept or i == best:
+            reports.append(report)
+            continue
+        why = "the graph was no smaller" if best is None else "the other's graph is smaller"
+        if best is not None and sizes[i] == sizes[best]:
+            why = "the other's graph is equal"
+        reports.append(_amended(report, "undone", f"{report.note}; undone: {why}"))
     return (model if best is None else tried[best][0]), reports
 
 
-def _amended(report: PassReport, kept: bool, note: str) -> PassReport:
+def _amended(report: PassReport, outcome: Outcome, note: str) -> PassReport:
     import msgspec
 
-    return msgspec.structs.replace(report, kept=kept, note=note)
+    return msgspec.structs.replace(report, outcome=outcome, note=note)
 
 
 def _told(before: dict[str, int], after: dict[str, int]) -> str:
@@ -289,29 +292,57 @@ def _check_finite(outputs: dict[str, NDArray[Any]], name: str) -> None:
 
 
 def _max_error(expected: dict[str, NDArray[Any]], found: dict[str, NDArray[Any]]) -> float:
-    """Largest absolute difference over all outputs; infinite where names or shapes differ."""
-    worst = 0.0
+    """Largest absolute difference over all outputs; infinite where names, shapes or types differ."""
+    return max((_error(value, found.get(name)) for name, value in expected.items()), default=0.0)
+
+
+def _moved(expected: dict[str, NDArray[Any]], found: dict[str, NDArray[Any]]) -> str | None:
+    """The first output beyond ``PARITY`` of its own magnitude: scores stand beside boxes in pixels."""
     for name, value in expected.items():
-        other = found.get(name)
-        if other is None or other.shape != value.shape:
-            return float("inf")
-        if value.size:
-            worst = max(worst, float(np.abs(value.astype(np.float64) - other.astype(np.float64)).max()))
-    return worst
+        largest = float(np.abs(value).max()) if value.size else 0.0
+        # Written so that NaN has moved too.
+        if not _error(value, found.get(name)) <= PARITY * max(largest, 1e-3):
+            return f"'{name}'"
+    return None
 
 
-def _tolerance(expected: dict[str, NDArray[Any]]) -> float:
-    largest = max((float(np.abs(v).max()) for v in expected.values() if v.size), default=0.0)
-    return PARITY * max(largest, 1e-3)
+def _error(value: NDArray[Any], other: NDArray[Any] | None) -> float:
+    if other is None or other.shape != value.shape or other.dtype != value.dtype:
+        return float("inf")
+    if not value.size:
+        return 0.0
+    worst = float(np.abs(value.astype(np.float64) - other.astype(np.float64)).max())
+    return float("inf") if np.isnan(worst) else worst
 
 
 def _write(model: Any, into: Path) -> None:
     from edgekiln.files import write_bytes
 
-    del model.metadata_props[:]
-    model.doc_string = ""
+    taken = {n.name for n in model.graph.node}
+    for number, node in enumerate(model.graph.node):
+        if not node.name:  # rules that keep single nodes in float, and reports, need a name
+            name = f"{node.op_type}_{number}"
+            while name in taken:
+                name += "_"
+            node.name = name
+            taken.add(name)
+    _strip(model)
     model.producer_name, model.producer_version = "edgekiln", ""
     write_bytes(into, model.SerializeToString(deterministic=True))
+
+
+def _strip(model: Any) -> None:
+    """Remove what exporters note beside the graph: stack traces hold paths of the machine they ran on."""
+    del model.metadata_props[:]
+    model.doc_string = ""
+    graphs = [model.graph]
+    while graphs:
+        graph = graphs.pop()
+        parts = [graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer]
+        for part in parts:
+            part.doc_string = ""
+            del part.metadata_props[:]
+        graphs += [a.g for node in graph.node for a in node.attribute if a.HasField("g")]
 
 
 def _x(shape: Any) -> str:

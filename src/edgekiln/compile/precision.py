@@ -27,6 +27,9 @@ BF16_MAX = 2.0**128 - 2.0**120
 BF16_TINY = 2.0**-133
 """Smallest positive (subnormal) bfloat16."""
 
+NO_BFLOAT16_KERNEL = frozenset({"ConvTranspose"})
+"""Operators that ONNX has in bfloat16 and TensorRT's builder refuses (seen with TensorRT-RTX 1.7)."""
+
 _STAYS_FLOAT = {"Resize": (1, 2), "Upsample": (1,)}
 """Inputs that ONNX declares float32 whatever the data is (regions, scales)."""
 
@@ -127,10 +130,10 @@ def to_fp16(model: ModelProto, keep_io: bool = True) -> ModelProto:
 def to_bf16(model: ModelProto) -> ModelProto:
     """``model`` strongly typed in bfloat16; inputs and outputs keep float32 behind Casts.
 
-    Weights are rounded to nearest even. Operators that ONNX gives no bfloat16 in any version stay float32
-    between Casts. The opset stays as it is, if it has bfloat16 at all (13): ONNX lists it for Conv and
-    pooling only from opset 22, but TensorRT reads the types from the tensors, and before 10.15 it reads
-    opsets only up to 20.
+    Weights are rounded to nearest even. Operators that ONNX gives no bfloat16 in any version, and
+    NO_BFLOAT16_KERNEL, stay float32 between Casts. The opset stays as it is, if it has bfloat16 at all
+    (13): ONNX lists it for Conv and pooling only from opset 22, but TensorRT reads the types from the
+    tensors, and before 10.15 it reads opsets only up to 20.
     Raises ConversionFailed for quantised graphs, subgraphs and types that can't be inferred.
     """
     from onnx import ModelProto, checker, version_converter
@@ -162,10 +165,10 @@ def _refuse_quantised(model: ModelProto, doing: str) -> None:
 
 
 def _takes_bfloat16(op_type: str, domain: str) -> bool:
-    """Whether ONNX's newest schema lets the operator's first float input or output be bfloat16."""
+    """Whether ONNX's newest schema, and TensorRT, let the first float input or output be bfloat16."""
     import onnx
 
-    if domain not in {"", "ai.onnx"}:
+    if domain not in {"", "ai.onnx"} or op_type in NO_BFLOAT16_KERNEL:
         return False
     try:
         schema = onnx.defs.get_schema(op_type, domain="")

@@ -14,7 +14,6 @@ import json
 import os
 import re
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +39,11 @@ def read_plan(folder: Path) -> Any:
 def gpu_name() -> str:
     """The first GPU and its compute capability, asked of the driver. Raises OSError without one."""
     cuda = ctypes.CDLL("libcuda.so.1")
-    name, device, sm = ctypes.create_string_buffer(128), ctypes.c_int(), (ctypes.c_int(), ctypes.c_int())
-    failed = cuda.cuInit(0) or cuda.cuDeviceGet(ctypes.byref(device), 0)
-    failed = failed or cuda.cuDeviceGetName(name, len(name), device)
+    name, gpu, sm = ctypes.create_string_buffer(128), ctypes.c_int(), (ctypes.c_int(), ctypes.c_int())
+    failed = cuda.cuInit(0) or cuda.cuDeviceGet(ctypes.byref(gpu), 0)
+    failed = failed or cuda.cuDeviceGetName(name, len(name), gpu)
     for value, attribute in zip(sm, (75, 76), strict=True):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
-        failed = failed or cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
+        failed = failed or cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, gpu)
     if failed:
         raise OSError(f"the CUDA driver answers with error {failed}")
     return f"{name.value.decode()} sm{sm[0].value}{sm[1].value}"
@@ -56,10 +55,9 @@ def parse(trt: Any, builder: Any, logger: Any, model: Path) -> Any:
     network = builder.create_network(0 if strong is None else 1 << int(strong))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(model)):
-        found = [parser.get_error(i) for i in range(parser.num_errors)]
-        raise BuildFailed(
-            *({"op": e.node_operator(), "node": e.node_name(), "message": e.desc()} for e in found)
-        )
+        found = (parser.get_error(i) for i in range(parser.num_errors))
+        errors = [{"op": e.node_operator(), "node": e.node_name(), "message": e.desc()} for e in found]
+        raise BuildFailed(*errors)
     return network
 
 
@@ -93,9 +91,6 @@ def build(trt: Any, folder: Path, cache: bytes = b"", capability: str | None = N
     errors = []
 
     class Logger(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
         def log(self, severity: Any, msg: str) -> None:
             if int(severity) <= int(trt.ILogger.ERROR):
                 errors.append({"message": msg})
@@ -115,12 +110,12 @@ def build(trt: Any, folder: Path, cache: bytes = b"", capability: str | None = N
 def write_whole(path: Path, data: Any) -> None:
     """Write aside, sync, rename: an engine file is whole or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, aside = tempfile.mkstemp(dir=path.parent)
-    with os.fdopen(handle, "wb") as out:
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with aside.open("wb") as out:
         out.write(data)
         out.flush()
         os.fsync(out.fileno())
-    Path(aside).replace(path)
+    aside.replace(path)
 
 
 def prepare(trt: Any, folder: Path, into: Path, gpu: str) -> Path:
@@ -128,8 +123,8 @@ def prepare(trt: Any, folder: Path, into: Path, gpu: str) -> Path:
     plan, version = read_plan(folder), trt.__version__
     number = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
     if not tuple(plan["tensorrt_min"]) <= number < (plan["tensorrt_below"],):
-        wanted = f"{'.'.join(map(str, plan['tensorrt_min']))} or newer, below {plan['tensorrt_below']}"
-        raise BuildFailed({"message": f"TensorRT {version} is installed, the plan needs {wanted}"})
+        wanted = f"from {plan['tensorrt_min']} on, below {plan['tensorrt_below']}"
+        raise BuildFailed({"message": f"TensorRT {version} is installed, the plan needs one {wanted}"})
     digest = hashlib.sha256((folder / PLAN).read_bytes() + (folder / MODEL).read_bytes()).hexdigest()
     slug = re.sub(r"[^A-Za-z0-9]+", "-", gpu).strip("-").lower()
     path, cache = into / f"{slug}-trt{version}-{digest[:16]}.engine", into / CACHE
@@ -140,11 +135,9 @@ def prepare(trt: Any, folder: Path, into: Path, gpu: str) -> Path:
     return path
 
 
-def main() -> int:
+def main() -> None:
     options = argparse.ArgumentParser(description="Build the TensorRT engine of this folder on this device.")
-    options.add_argument(
-        "--folder", type=Path, default=Path(__file__).parent, help=f"holds {MODEL} and {PLAN}"
-    )
+    options.add_argument("--folder", type=Path, default=Path(__file__).parent, help="with model and plan")
     options.add_argument("--into", type=Path, help="where the engine goes (default: the folder)")
     given = options.parse_args()
     try:
@@ -152,10 +145,8 @@ def main() -> int:
 
         print(prepare(trt, given.folder, given.into or given.folder, gpu_name()))
     except (BuildFailed, ImportError, OSError, RuntimeError) as error:
-        print(f"no engine was built: {error}", file=sys.stderr)
-        return 1
-    return 0
+        sys.exit(f"no engine was built: {error}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

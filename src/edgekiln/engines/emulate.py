@@ -49,10 +49,14 @@ def refuse_subgraphs(model: ModelProto, doing: str) -> None:
 
 
 def element_types(model: ModelProto) -> dict[str, int]:
-    """Element type of every tensor that ONNX's shape inference can name."""
+    """Element type of every tensor that ONNX can name. Raises ConversionFailed where it objects."""
     from onnx import shape_inference
 
-    graph = shape_inference.infer_shapes(model).graph
+    try:
+        graph = shape_inference.infer_shapes(model).graph
+    except shape_inference.InferenceError as error:
+        cure = "Check the model with onnx.checker, and export it anew"
+        raise ConversionFailed("inferring the types of", model.graph.name, str(error), cure) from error
     types = {i.name: int(i.data_type) for i in graph.initializer}
     for info in (*graph.input, *graph.output, *graph.value_info):
         types[info.name] = int(info.type.tensor_type.elem_type)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from edgekiln.engines import Arrays
@@ -28,8 +27,8 @@ class _Request:
         self._outputs = [(port.get_any_name(), port) for port in compiled.outputs]
 
     def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        self._request.infer(dict(inputs), share_inputs=False)
-        return {name: np.array(self._request.get_tensor(port).data) for name, port in self._outputs}
+        results = self._request.infer(dict(inputs), share_inputs=False, share_outputs=False)
+        return {name: results[port] for name, port in self._outputs}
 
     def close(self) -> None:
         self._request = None

@@ -52,6 +52,9 @@ def open(artifact: Artifact, folder: Path, threads: int) -> _Execution:
     except build_engine.BuildFailed as error:
         cure = "Choose another recipe, or another TensorRT version"
         raise NotRunnableHere(_DOING, artifact.entry, str(error), cure) from error
+    except (KeyError, TypeError, ValueError, FileNotFoundError) as error:
+        cure = "Do not use this artifact; build it anew"
+        raise BadInput(_DOING, build_engine.PLAN, f"the plan can't be read ({error!r})", cure) from error
     runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
     engine = runtime.deserialize_cuda_engine(path.read_bytes())
     if engine is None:

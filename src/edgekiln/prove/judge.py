@@ -125,7 +125,7 @@ def judge(
             stream.add(expected, runner(sample))
         parity = stream.result()
         _check_finite(parity.outputs, artifact)
-        tally = _tally(runner, against)
+        tally = _tally(runner, against, artifact)
         evidence = (
             *parity_evidence(parity, "measured", where, when, environment),
             *accuracy_evidence(tally, against.tally, "measured", where, when, environment),
@@ -144,19 +144,25 @@ def sample_warning(judged: Iterable[Judged], against: Reference, bound: float | 
     return next((w for w in found if w is not None), None)
 
 
-def _tally(runner: Runner, against: Reference) -> Tally:
+def _tally(runner: Runner, against: Reference, artifact: Artifact) -> Tally:
     tally = Tally()
-    for sample, label in zip(against.evaluation or (), against.labels, strict=True):
-        tally.add(score_of(runner(sample)), label)
+    for number, (sample, label) in enumerate(zip(against.evaluation or (), against.labels, strict=True)):
+        outputs = runner(sample)
+        broken = next((n for n, v in outputs.items() if not np.isfinite(np.asarray(v)).all()), None)
+        if broken is not None:
+            raise _not_finite(
+                artifact, f"output '{broken}' holds NaN or infinity on labelled sample {number}"
+            )
+        tally.add(score_of(outputs), label)
     return tally
 
 
 def _check_finite(outputs: Iterable[Any], artifact: Artifact) -> None:
     broken = next((o for o in outputs if o.nonfinite), None)
     if broken is not None:
-        raise ConversionFailed(
-            "proving",
-            artifact.id,
-            broken.reason or f"output '{broken.name}' holds NaN or infinity",
-            "Use a recipe of wider range (fp32 or bf16 instead of fp16), or another observer",
-        )
+        raise _not_finite(artifact, broken.reason or f"output '{broken.name}' holds NaN or infinity")
+
+
+def _not_finite(artifact: Artifact, why: str) -> ConversionFailed:
+    cure = "Use a recipe of wider range (fp32 or bf16 instead of fp16), or another observer"
+    return ConversionFailed("proving", artifact.id, why, cure)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -76,7 +77,8 @@ def scale(values: Sequence[float], start: float, end: float, log: bool | None = 
         log = positive and high / low >= _LOG_FROM
     if log and positive:
         margin = max((high / low) ** 0.08, 1.1)
-        return Scale(low / margin, high * margin, start, end, True)
+        least, most = max(low / margin, sys.float_info.min), min(high * margin, sys.float_info.max)
+        return Scale(least, most, start, end, True)
     span = high - low or abs(high) * 0.5 or 1.0
     return Scale(low - 0.1 * span, high + 0.1 * span, start, end)
 

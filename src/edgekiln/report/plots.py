@@ -7,10 +7,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgekiln.records import Budget, Evidence, Proof
+from edgekiln.records import Budget, Evidence, Proof, Scalar
 from edgekiln.report import charts, figures, numbers
 from edgekiln.report.charts import Axis, Point, Role, Row
 from edgekiln.report.figures import COLUMNS, Cell, Column, common_how
+
+RUN_FACTS = (
+    "engine",
+    "engine_version",
+    "threads",
+    "spinning",
+    "pinned_cores",
+    "alternated_contenders",
+    "warmup_calls",
+    "warmup_stable",
+    "drifted",
+    "machine_fitness",
+)
+"""What a reader needs to weigh a timing; the rest stands under "Every figure, file and option"."""
 
 
 @dataclass(frozen=True)
@@ -28,21 +42,20 @@ class Candidate:
         return f"{self.proof.artifact.target} {self.proof.artifact.recipe}"
 
 
-def _best_quality(found: Sequence[Candidate]) -> Column | None:
-    """The quality that most candidates have; where equally many do, one that tells them apart, and of
-    these accuracy before agreement before SQNR."""
+def _best_quality(found: Sequence[Candidate], decided: str) -> Column | None:
+    """The quality that the decision was made over; where nobody has it, the one that most have."""
     values = {k: [v for c in found if (v := c.cells[k].value) is not None] for k in figures.QUALITY}
-    best = max(figures.QUALITY, key=lambda k: (len(values[k]), len(set(values[k])) > 1))
+    best = max(figures.QUALITY, key=lambda k: (bool(values[k]) and k == decided, len(values[k])))
     return COLUMNS[best] if values[best] else None
 
 
 def scatter(
-    found: Sequence[Candidate], budget: Budget, key: str, device: str
+    found: Sequence[Candidate], budget: Budget, decided: str, key: str, device: str
 ) -> tuple[tuple[str, str] | None, str]:
     """The wide and the narrow drawing and a note on what could not be drawn; None without two figures."""
     if not found:
         return None, "No artifact was made for this device."
-    quality = _best_quality(found)
+    quality = _best_quality(found, decided)
     if quality is None:
         return None, f"No quality figure is known here: {found[0].cells['agreement'].reason}."
     timed = any(c.cells["latency_p50_ms"].value is not None for c in found)
@@ -158,4 +171,11 @@ def _facts(evidence: Evidence | None, count: int) -> dict[str, str]:
     if evidence is None:
         return {"machine": "not recorded", **facts}
     facts = {"machine": evidence.where or "not recorded", **facts}
-    return facts | {k.replace("_", " "): str(v) for k, v in evidence.environment.items()}
+    shown = {k: evidence.environment[k] for k in RUN_FACTS if k in evidence.environment}
+    return facts | {k.replace("_", " "): _short(v) for k, v in shown.items()}
+
+
+def _short(value: Scalar) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -19,9 +19,13 @@ from edgekiln.report.view import Device
 _STYLE = {"proven": "green", "unproven": "yellow", "none": "red"}
 _SHOWN = 6
 _TITLES_WIDE = (
-    "Accuracy drop\npoints", "Agreement\n%", "Latency, ms\nP50 / P95 / P99", "Memory\npeak MB", "Size\nMB",
-)  # fmt: skip
-_TITLES_NARROW = ("Accuracy\ndrop, pts", "Agreed\n%", "Latency\nms", "Memory\npeak MB", "Size\nMB")
+    "Accuracy drop\npoints",
+    "Agreement\n% or SQNR",
+    "Latency, ms\nP50 / P95 / P99",
+    "Memory\npeak MB",
+    "Size\nMB",
+)
+_TITLES_NARROW = ("Accuracy\ndrop, pts", "Agreed %\nor SQNR", "Latency\nms", "Memory\npeak MB", "Size\nMB")
 _COLUMNS = ("accuracy_drop", "agreement", *LATENCY, "memory_bytes", "size_bytes")
 
 
@@ -56,11 +60,18 @@ def _row(device: Device, wide: bool) -> tuple[Text, ...]:
     return (
         _lines(name, *label, words),
         _figure(cells["accuracy_drop"], wide),
-        _figure(cells["agreement"], False, show_interval=False),
+        _likeness(cells["agreement"], cells["sqnr_db"]),
         _latency([cells[k] for k in LATENCY], wide),
         _figure(cells["memory_bytes"], wide),
         _figure(cells["size_bytes"], wide),
     )
+
+
+def _likeness(agreement: Cell, sqnr: Cell) -> Text:
+    """The agreement; for a model without classes its signal to quantisation noise, with the unit."""
+    if agreement.value is not None or sqnr.value is None:
+        return _figure(agreement, False, show_interval=False)
+    return _lines(Text(f"{sqnr.text} dB"), Text(str(sqnr.how), "dim"))
 
 
 def _figure(cell: Cell, wide: bool, show_interval: bool = True) -> Text:

@@ -12,8 +12,11 @@ from edgekiln.report.figures import COLUMNS, Cell, Column, Constraint, common_ho
 from edgekiln.report.plots import Candidate
 
 STATUS = {
-    "proven": ("Proven", "every constraint was checked against a figure for this device"),
-    "unproven": ("Unproven", "chosen, but a constraint has no figure for this device"),
+    "proven": ("Proven", "every constraint holds by a figure for this device, its 95 % interval included"),
+    "unproven": (
+        "Unproven",
+        "chosen, but a constraint has no figure here, or one whose interval reaches past it",
+    ),
     "none": ("No artifact", "nothing that was made fits the budget"),
 }
 
@@ -86,7 +89,7 @@ def _device(build: Build, choice: Choice, key: str) -> Device:
         if cell.value is None and COLUMNS[k] in shown
     )
     verdicts = judge(build.decision.budget, choice, found)
-    scatter, note = plots.scatter(found, build.decision.budget, key, choice.device)
+    scatter, note = plots.scatter(found, build.decision.budget, choice.quality, key, choice.device)
     common, differ = plots.runs(found)
     known = {v.constraint.column.key for v in verdicts}
     return Device(
@@ -161,7 +164,9 @@ def judge(budget: Budget, choice: Choice, found: Sequence[Candidate]) -> tuple[V
         state = "unproven" if column.key in named else "met" if constraint.holds(cell.value) else "broken"
         detail = f"{cell.text} {column.unit}"
         if state == "unproven":
-            detail += ", which is no figure of this device"
+            many = f" (n = {cell.n:,})" if cell.n else ""
+            reach = f", but its 95 % interval, {cell.interval}{many}, reaches past the limit"
+            detail += reach if cell.interval else ", which is no figure of this device"
         verdicts.append(Verdict(constraint, state, detail, cell.how))
     return tuple(verdicts)
 

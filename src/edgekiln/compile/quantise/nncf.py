@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekiln import files
-from edgekiln.compile.targets.openvino import ENTRY, serialise
+from edgekiln.compile.targets.openvino import ENTRY, read, serialise
 from edgekiln.errors import BadInput, ConversionFailed, MissingExtra
 
 Samples: TypeAlias = Callable[[], Iterable[dict[str, NDArray[Any]]]]
@@ -49,28 +49,28 @@ def quantise_openvino(
     """Quantise ``model_path`` (.onnx) with the first ``n`` samples; returns ``into/model.xml``.
 
     A sample maps input names to arrays of the model's shapes. ``preset`` performance quantises weights and
-    activations symmetrically, mixed gives activations a zero point. ``ignored`` names nodes that stay
-    float. The same input gives the same bytes on the same machine. Raises MissingExtra, BadInput when there
-    are no samples, ConversionFailed with NNCF's message.
+    activations symmetrically, mixed gives activations a zero point. ``ignored`` names ONNX nodes that stay
+    float. The same input gives the same bytes on the same machine. Raises MissingExtra, BadInput when
+    there are no samples, ConversionFailed with NNCF's message.
     """
     doing = "quantising with NNCF"
     # NNCF reports its use over the network unless this is set before its first import.
     os.environ.setdefault("NNCF_CI", "1")
     try:
         import nncf
-        import openvino
     except ImportError as error:
         raise MissingExtra(doing, model_path.name, "openvino") from error
     if n < 1 or next(iter(_Again(samples, 1)), None) is None:
         raise BadInput(doing, model_path.name, "there are no calibration samples", "Give some with --data")
     with _quiet(), _seeded(seed):
         try:
+            model = read(model_path)
             model = nncf.quantize(
-                openvino.Core().read_model(model_path),
+                model,
                 nncf.Dataset(_Again(samples, n)),
                 preset=nncf.QuantizationPreset(preset),
                 subset_size=n,
-                ignored_scope=nncf.IgnoredScope(names=list(ignored)) if ignored else None,
+                ignored_scope=nncf.IgnoredScope(names=_openvino_names(model, ignored)) if ignored else None,
             )
             xml, weights = serialise(model, compress_to_fp16=False)
         except (RuntimeError, ValueError, nncf.ValidationError, nncf.InternalError) as error:
@@ -79,6 +79,12 @@ def quantise_openvino(
     files.write_bytes((into / ENTRY).with_suffix(".bin"), weights)
     files.write_bytes(into / ENTRY, xml)
     return into / ENTRY
+
+
+def _openvino_names(model: Any, onnx_names: tuple[str, ...]) -> list[str]:
+    """OpenVINO's names of ONNX nodes: Conv with bias is ``NAME/WithoutBiases`` and an Add ``NAME``."""
+    known = {op.get_friendly_name() for op in model.get_ops()}
+    return [n for name in onnx_names for n in (name, f"{name}/WithoutBiases") if n in known]
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ with common channel counts; minimum and maximum always see every value.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -55,7 +55,8 @@ class Observation:
         if self.reach == 0.0:
             self.counts[BINS // 2] += flat.size
             return
-        index = np.floor(flat.astype(np.float32) * (BINS / 2 / self.reach)).astype(np.int32) + BINS // 2
+        # float64: for the smallest magnitudes the factor is beyond float32.
+        index = np.floor(flat.astype(np.float64) * (BINS / 2 / self.reach)).astype(np.int32) + BINS // 2
         self.counts += np.bincount(np.clip(index, 0, BINS - 1), minlength=BINS)
 
     def _widen(self, largest: float) -> None:
@@ -63,7 +64,7 @@ class Observation:
             return
         if self.reach == 0.0:
             # All before were zeros: they stay in the bin that begins at zero, whatever its width.
-            self.reach = 2.0 ** (math.floor(math.log2(largest)) + 1)
+            self.reach = 2.0 ** math.frexp(largest)[1]
             return
         while largest >= self.reach:
             self.reach *= 2
@@ -102,17 +103,20 @@ def percentile_range(seen: Observation, symmetric: bool, percentile: float) -> t
 
     Symmetric: the magnitude that holds ``percentile`` %.
     """
-    centres, weights = seen.centres(), seen.counts
+    counts, half = seen.counts, BINS // 2
+    width = (seen.reach or 1.0) / half
     if symmetric:
-        order = np.argsort(np.abs(centres), kind="stable")
-        shares = np.cumsum(weights[order]) / weights.sum()
-        reach = abs(float(centres[order][min(int(np.searchsorted(shares, percentile / 100)), BINS - 1)]))
+        folded = np.cumsum(counts[half:] + counts[:half][::-1])
+        last = int(np.searchsorted(folded, percentile / 100 * folded[-1]))
+        reach = min((min(last, half - 1) + 1) * width, minmax_range(seen, symmetric=True)[1])
         return -reach, reach
-    shares = np.cumsum(weights) / weights.sum()
     tail = (100 - percentile) / 200
-    low = float(centres[np.searchsorted(shares, tail, side="right")])
-    high = float(centres[min(int(np.searchsorted(shares, 1 - tail)), BINS - 1)])
-    return min(low, 0.0), max(high, 0.0)
+    below, above = np.cumsum(counts), np.cumsum(counts[::-1])
+    # The outer edges of the bins, so that what they hold is inside.
+    first = int(np.searchsorted(below, tail * below[-1], side="right"))
+    last = BINS - 1 - int(np.searchsorted(above, tail * above[-1], side="right"))
+    low, high = (first - half) * width, (last + 1 - half) * width
+    return min(max(low, seen.lowest), 0.0), max(min(high, seen.highest), 0.0)
 
 
 def mse_range(seen: Observation, symmetric: bool, bits: int = 8) -> tuple[float, float]:
@@ -180,40 +184,51 @@ class _Watched(Record, frozen=True, kw_only=True):
     size_bytes: int
 
 
-def observe(graph: Path, samples: Iterable[Arrays], threads: int) -> dict[str, Observation]:
+def observe(
+    graph: Path, samples: Iterable[Arrays], threads: int, group_bytes: int = GROUP_BYTES
+) -> dict[str, Observation]:
     """Run ``samples`` through the ONNX graph and observe every float activation.
 
-    Peak memory is the float run plus ``GROUP_BYTES``, whatever the number of samples: where a sample's
+    Peak memory is the float run plus ``group_bytes``, whatever the number of samples: where a sample's
     activations are larger together, they are watched in several runs of that sample.
     Raises ConversionFailed where an activation is NaN or infinite, naming the tensor.
     """
     import onnx
 
     model = onnx.shape_inference.infer_shapes(onnx.load(graph))
-    groups = _groups(_watchable(model))
-    inputs = [i.name for i in model.graph.input if i.type.tensor_type.elem_type == onnx.TensorProto.FLOAT]
+    groups = _groups(_watchable(model), group_bytes)
+    constant = {i.name for i in model.graph.initializer}  # older graphs list them as inputs too
+    floats = [i for i in model.graph.input if i.type.tensor_type.elem_type == onnx.TensorProto.FLOAT]
+    inputs = [i.name for i in floats if i.name not in constant]
     seen = {w.name: Observation() for group in groups for w in group} | {n: Observation() for n in inputs}
     sessions = [(group, _session(model, group, threads)) for group in groups]
     count = 0
     for sample in samples:
         count += 1
-        for name in inputs:
-            seen[name].add(np.asarray(sample[name]))
-        for group, session in sessions:
-            names = [w.name for w in group]
-            for name, value in zip(names, session.run(names, dict(sample)), strict=True):
-                try:
-                    seen[name].add(value)
-                except ValueError as error:
-                    raise ConversionFailed(
-                        "calibrating",
-                        graph.name,
-                        f"tensor '{name}' holds {error} on sample {count}",
-                        "The float model itself overflows there: mend the model or its preprocessing",
-                    ) from error
+        for name, value in _values(sample, inputs, sessions):
+            try:
+                seen[name].add(value)
+            except ValueError as error:
+                raise ConversionFailed(
+                    "calibrating",
+                    graph.name,
+                    f"tensor '{name}' holds {error} on sample {count}",
+                    "The float model itself overflows there: mend the model or its preprocessing",
+                ) from error
     if count == 0:
         raise ConversionFailed("calibrating", graph.name, "there is no sample", "Give --data with pictures")
     return {name: o for name, o in seen.items() if math.isfinite(o.lowest)}
+
+
+def _values(
+    sample: Arrays, inputs: Sequence[str], sessions: Sequence[tuple[list[_Watched], Any]]
+) -> Iterator[tuple[str, NDArray[Any]]]:
+    """The inputs of one sample, then its activations, one group in memory at a time."""
+    for name in inputs:
+        yield name, np.asarray(sample[name])
+    for group, session in sessions:
+        names = [w.name for w in group]
+        yield from zip(names, session.run(names, dict(sample)), strict=True)
 
 
 def _watchable(model: Any) -> list[_Watched]:
@@ -229,11 +244,11 @@ def _watchable(model: Any) -> list[_Watched]:
     return [_Watched(name=n, size_bytes=sizes[n]) for n in produced if n in sizes]
 
 
-def _groups(watched: Sequence[_Watched]) -> list[list[_Watched]]:
+def _groups(watched: Sequence[_Watched], group_bytes: int) -> list[list[_Watched]]:
     groups: list[list[_Watched]] = [[]]
     held = 0
     for one in watched:
-        if groups[-1] and held + one.size_bytes > GROUP_BYTES:
+        if groups[-1] and held + one.size_bytes > group_bytes:
             groups.append([])
             held = 0
         groups[-1].append(one)

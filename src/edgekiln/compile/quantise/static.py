@@ -75,6 +75,7 @@ def quantise_static(
                 calibrate_method=CalibrationMethod.MinMax,
                 calibration_cache_path=str(calibration),
                 op_types_to_quantize=_quantised_ops(graph),
+                nodes_to_exclude=_constant_arithmetic(graph) if dialect.symmetric else [],
                 extra_options={
                     "ActivationSymmetric": dialect.symmetric,
                     "WeightSymmetric": True,
@@ -145,6 +146,21 @@ def _quantised_ops(graph: Path) -> list[str]:
 
     present = {n.op_type for n in onnx.load(graph, load_external_data=False).graph.node}
     return sorted(present & (set(QDQRegistry) | set(QLinearOpsRegistry)))
+
+
+_ARITHMETIC = {"Add", "Sub", "Mul", "Div"}
+
+
+def _constant_arithmetic(graph: Path) -> list[str]:
+    """Names of nodes such as a Mul by a constant. TensorRT's builder takes a quantised constant only as a
+    weight of a convolution or a matrix product, and refuses the whole graph otherwise."""
+    import onnx
+
+    model = onnx.load(graph, load_external_data=False)
+    floats = {i.name for i in model.graph.initializer if i.data_type == onnx.TensorProto.FLOAT}
+    return sorted(
+        n.name for n in model.graph.node if n.op_type in _ARITHMETIC and n.name and floats & set(n.input)
+    )
 
 
 _INTEGER_OPS = {"MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"}

@@ -6,6 +6,7 @@ and by TensorRT-RTX's real parser and builder; its arithmetic is proved by ONNX 
 
 from __future__ import annotations
 
+import importlib.metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from edgekiln import files
 from edgekiln.compile.precision import holds, to_bf16, to_fp16
 from edgekiln.compile.targets.trt_check import check
 from edgekiln.compile.targets.trt_plan import make_plan
-from edgekiln.compile.targets.trt_rules import violations
+from edgekiln.compile.targets.trt_rules import grouped, violations
 from edgekiln.devices import Device
 from edgekiln.engines import build_engine
 from edgekiln.errors import ConversionFailed
@@ -44,9 +45,8 @@ def convert(variant: Variant, variant_folder: Path, device: Device, into: Path) 
     typed = _typed(model, arithmetic)
     broken = violations(typed)
     if broken:
-        why = "; ".join(broken[:5]) + (f"; and {len(broken) - 5} more" if len(broken) > 5 else "")
         cure = "Quantise in TensorRT's dialect: symmetric int8, float biases"
-        raise ConversionFailed("checking TensorRT's rules for", variant.path, why, cure)
+        raise ConversionFailed("checking TensorRT's rules for", variant.path, grouped(broken), cure)
     plan = make_plan(typed, device, recipe)
     files.write_bytes(into / build_engine.MODEL, typed.SerializeToString(deterministic=True))
     files.write_json(into / build_engine.PLAN, plan)
@@ -57,6 +57,9 @@ def convert(variant: Variant, variant_folder: Path, device: Device, into: Path) 
         ),
         check(into, _CHECKED_AS, _remark(device)),
     )
+    tools = {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
+    if checks[-1].passed:
+        tools["tensorrt-rtx"] = importlib.metadata.version("tensorrt-rtx")
     options: dict[str, Scalar] = {"plan": build_engine.PLAN, "tf32": plan.tf32}
     if arithmetic is not None:
         options["arithmetic"] = arithmetic
@@ -69,7 +72,7 @@ def convert(variant: Variant, variant_folder: Path, device: Device, into: Path) 
         entry=build_engine.MODEL,
         files=files.entries(into),
         options=options,
-        tools={"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__},
+        tools=tools,
         precisions=variant.precisions,
         passes=variant.passes,
         checks=checks,

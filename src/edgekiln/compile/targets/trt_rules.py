@@ -7,7 +7,7 @@ quantisation forms (QLinearConv, DynamicQuantizeLinear ...) are not read.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from edgekiln.compile.targets.trt_plan import opset_of, tensorrt_for
 from edgekiln.engines.emulate import element_types
@@ -27,21 +27,37 @@ _OTHER_FORMS = frozenset((
 # fmt: on
 
 
-def violations(model: ModelProto) -> tuple[str, ...]:
+class Violation(NamedTuple):
+    """A broken rule, and the op and node that break it."""
+
+    at: str
+    rule: str
+
+
+def grouped(found: tuple[Violation, ...]) -> str:
+    """One sentence: each rule once, with the first node that breaks it and how many more do."""
+    places: dict[str, list[str]] = {}
+    for at, rule in found:
+        places.setdefault(rule, []).append(at)
+    more = {rule: f" (and {len(at) - 1} more)" if len(at) > 1 else "" for rule, at in places.items()}
+    return "; ".join(f"{at[0]}{more[rule]}: {rule}" for rule, at in places.items())
+
+
+def violations(model: ModelProto) -> tuple[Violation, ...]:
     """Each broken rule with the op and node it was found at; empty for a graph that keeps them all."""
     found = []
     opset = opset_of(model)
     if tensorrt_for(opset) is None:
-        found.append(f"opset {opset}: TensorRT 10 and 11 read 9 to 25")
+        found.append(Violation(f"opset {opset}", "TensorRT 10 and 11 read opset 9 to 25"))
     types, constants = element_types(model), _constants(model)
     for node in model.graph.node:
         at = f"{node.op_type} '{node.name or node.output[0]}'"
         if node.op_type in _OTHER_FORMS:
-            found.append(f"{at}: TensorRT reads only QuantizeLinear and DequantizeLinear")
+            found.append(Violation(at, "TensorRT reads only QuantizeLinear and DequantizeLinear"))
         elif node.op_type in {"QuantizeLinear", "DequantizeLinear"}:
             if node.domain not in {"", "ai.onnx"}:
-                found.append(f"{at}: in domain {node.domain}, TensorRT knows the ONNX one")
-            found.extend(f"{at}: {why}" for why in _pair_violations(node, types, constants))
+                found.append(Violation(at, f"in domain {node.domain}; TensorRT knows the ONNX one"))
+            found.extend(Violation(at, rule) for rule in _pair_violations(node, types, constants))
     return tuple(found)
 
 

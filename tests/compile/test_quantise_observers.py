@@ -1,0 +1,403 @@
+"""Observers: one pass, bounded memory, and the same histogram as if all data had come at once."""
+
+import itertools
+import tracemalloc
+import weakref
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from onnx import TensorProto, helper, numpy_helper
+
+from edgekiln.compile.quantise.observers import (
+    BINS,
+    POINTS,
+    Observation,
+    load,
+    minmax_range,
+    mse_range,
+    observe,
+    percentile_range,
+    ranges,
+    save,
+)
+from edgekiln.errors import ConversionFailed
+
+FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
+BATCHES = st.lists(arrays(np.float32, st.integers(1, 50), elements=FLOATS), min_size=1, max_size=6)
+MODEST = st.floats(-100, 100, width=32)
+SAMPLES = st.lists(arrays(np.float32, st.integers(1, 60), elements=MODEST), min_size=1, max_size=5)
+
+
+def observed(*batches):
+    seen = Observation()
+    for batch in batches:
+        seen.add(np.asarray(batch, np.float32))
+    return seen
+
+
+def same(a, b):
+    return (a.lowest, a.highest, a.reach) == (b.lowest, b.highest, b.reach) and np.array_equal(
+        a.counts, b.counts
+    )
+
+
+def bin_width(seen):
+    return (seen.reach or 1.0) * 2 / BINS
+
+
+# ---------------------------------------------------------------- the histogram
+
+
+@given(BATCHES)
+def test_minimum_and_maximum_are_exact(batches):
+    everything = np.concatenate(batches)
+    seen = observed(*batches)
+    assert (seen.lowest, seen.highest) == (everything.min(), everything.max())
+    low, high = minmax_range(seen, symmetric=False)
+    assert (low, high) == (min(everything.min(), 0), max(everything.max(), 0))
+    assert minmax_range(seen, symmetric=True) == (-max(-low, high), max(-low, high))
+
+
+@settings(max_examples=200)
+@given(BATCHES)
+def test_widening_gives_the_histogram_of_all_data_at_once(batches):
+    assert same(observed(*batches), observed(np.concatenate(batches)))
+
+
+@given(BATCHES, st.randoms(use_true_random=False))
+def test_the_order_of_the_samples_does_not_matter(batches, random):
+    mixed = list(batches)
+    random.shuffle(mixed)
+    assert same(observed(*batches), observed(*mixed))
+
+
+@given(BATCHES)
+def test_every_value_is_counted_once_and_in_its_bin(batches):
+    seen, everything = observed(*batches), np.concatenate(batches).astype(np.float64)
+    assert seen.counts.sum() == everything.size
+    assert (seen.counts >= 0).all()
+    edges = np.linspace(-1, 1, BINS + 1) * (seen.reach or 1.0)
+    assert np.array_equal(np.histogram(everything, edges)[0], seen.counts)
+
+
+@given(BATCHES)
+def test_the_reach_is_the_least_power_of_two_above_every_value(batches):
+    seen = observed(*batches)
+    largest = float(np.abs(np.concatenate(batches)).max())
+    if largest == 0:
+        assert seen.reach == 0
+    else:
+        assert largest < seen.reach <= 2 * largest
+
+
+@pytest.mark.parametrize("value", [1e-45, 1e-40, 1e-30, 1.0, 0.99999994, 1024.0, 3.4e38])
+def test_the_smallest_and_the_largest_magnitudes_land_in_their_bins(value):
+    seen = observed([value, -value, 0.0, value / 2])
+    used = np.flatnonzero(seen.counts)
+    centres = seen.centres()[used]
+    for wanted in (value, -value, 0.0):
+        assert np.abs(centres - np.float32(wanted)).min() <= bin_width(seen)
+
+
+def test_zeros_before_the_first_value_stay_at_zero():
+    seen = observed(np.zeros(100), [0.0, 3.0], np.zeros(50), [-1000.0])
+    assert seen.counts[BINS // 2] >= 151
+    assert seen.counts.sum() == 153
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_value_that_is_no_number_is_refused(bad):
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        observed([1.0, bad, 2.0])
+
+
+def test_an_empty_tensor_changes_nothing():
+    assert same(observed([1.0], np.empty((0, 4)), [2.0]), observed([1.0], [2.0]))
+
+
+def test_of_a_large_tensor_all_extremes_and_an_even_share_of_its_channels_are_seen():
+    channels = 96
+    value = np.random.default_rng(0).random((POINTS * 40 // channels, channels)).astype(np.float32)
+    value[:, 7] += 10  # one channel apart: a stride that divides 96 would see all of it or nothing
+    value[3, 5], value[100, 2] = -50, 70
+    seen = observed(value)
+    assert (seen.lowest, seen.highest) == (-50, 70)
+    assert POINTS / 2 < seen.counts.sum() <= POINTS * 1.1
+    share = seen.counts[seen.centres() > 5].sum() / seen.counts.sum()
+    assert share == pytest.approx(1 / channels, rel=0.1)
+
+
+def test_an_observation_is_as_large_after_many_samples_as_after_one():
+    rng = np.random.default_rng(0)
+    seen = observed(rng.standard_normal(10_000))
+    tracemalloc.start()
+    for _ in range(300):
+        seen.add(rng.standard_normal(10_000).astype(np.float32) * 100)
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert held < 300_000  # its histogram and one array of the generator; the data were 12 MB
+    assert seen.counts.nbytes == BINS * 8
+
+
+# ---------------------------------------------------------------- from an observation to a range
+
+PERCENTILES = st.sampled_from([50.1, 90.0, 99.0, 99.9, 99.99, 100.0])
+
+
+@settings(max_examples=200)
+@given(SAMPLES, PERCENTILES, st.booleans())
+def test_a_percentile_range_lies_within_minmax_and_holds_its_share(batches, percentile, symmetric):
+    seen, everything = observed(*batches), np.concatenate(batches).astype(np.float64)
+    low, high = percentile_range(seen, symmetric, percentile)
+    widest = minmax_range(seen, symmetric)
+    assert widest[0] <= low <= 0 <= high <= widest[1]
+    assert low == -high or not symmetric
+    inside = ((everything >= low) & (everything <= high)).mean()
+    assert inside >= percentile / 100 - 1e-9
+
+
+@given(SAMPLES, st.booleans())
+def test_the_whole_percentile_is_minmax(batches, symmetric):
+    seen = observed(*batches)
+    assert percentile_range(seen, symmetric, 100.0) == minmax_range(seen, symmetric)
+
+
+@given(SAMPLES, st.booleans())
+def test_a_smaller_percentile_never_gives_a_wider_range(batches, symmetric):
+    seen = observed(*batches)
+    found = [percentile_range(seen, symmetric, p) for p in (60.0, 90.0, 99.0, 100.0)]
+    assert all(a[0] >= b[0] and a[1] <= b[1] for a, b in itertools.pairwise(found))
+
+
+def test_a_percentile_of_a_known_distribution():
+    """Of 100,000 even values in [0, 1), 99 % lie below 0.995 where half of the rest is cut above."""
+    values = (np.arange(100_000) + 0.5) / 100_000
+    seen = Observation()
+    for part in np.array_split(values.astype(np.float32), 10):
+        seen.add(part)
+    low, high = percentile_range(seen, False, 99.0)
+    assert low == 0
+    assert high == pytest.approx(0.995, abs=2 * bin_width(seen))
+    assert percentile_range(seen, True, 99.0)[1] == pytest.approx(0.99, abs=2 * bin_width(seen))
+
+
+def test_a_percentile_cuts_an_outlier_that_minmax_keeps():
+    seen = observed(*np.random.default_rng(0).standard_normal((10, 10_000)), [1000.0])
+    assert minmax_range(seen, True)[1] == 1000
+    assert percentile_range(seen, True, 99.99)[1] < 6
+
+
+def squared_error(values, low, high, symmetric, bits=8):
+    """What quantising ``values`` onto [low, high] costs, computed from the values themselves."""
+    steps = 2**bits - (2 if symmetric else 1)
+    if high == low:
+        return float((values**2).sum())
+    scale = (high - low) / steps
+    zero = np.round(low / scale)
+    levels = np.clip(np.round(values / scale), zero, zero + steps)
+    return float(((values - levels * scale) ** 2).sum())
+
+
+@settings(max_examples=60, deadline=None)
+@given(SAMPLES, st.booleans())
+def test_the_least_error_range_is_never_worse_than_minmax_on_what_the_histogram_holds(batches, symmetric):
+    seen = observed(*batches)
+    held = np.repeat(seen.centres(), seen.counts)
+    low, high = mse_range(seen, symmetric)
+    widest = minmax_range(seen, symmetric)
+    assert widest[0] <= low <= 0 <= high <= widest[1]
+    assert low == -high or not symmetric
+    best = squared_error(held, low, high, symmetric)
+    assert best <= squared_error(held, *widest, symmetric) * (1 + 1e-9) + 1e-30
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_the_least_error_range_is_near_the_best_of_all_on_the_data_itself(symmetric, bits):
+    values = np.abs(np.random.default_rng(0).standard_t(5, 30_000)) - 1
+    seen = observed(values)
+    found, widest = mse_range(seen, symmetric, bits), minmax_range(seen, symmetric)
+    exact = values.astype(np.float32).astype(np.float64)
+    shares = np.linspace(0.02, 1, 150)
+    lows = [None] if symmetric else [-1.0, -0.9, -0.75, -0.5]
+    best = min(
+        squared_error(exact, -high if low is None else low, high, symmetric, bits)
+        for high in widest[1] * shares
+        for low in lows
+    )
+    assert squared_error(exact, *found, symmetric, bits) < 1.3 * best
+    if bits == 4:
+        assert (
+            squared_error(exact, *found, symmetric, bits) < squared_error(exact, *widest, symmetric, bits) / 2
+        )
+
+
+@pytest.mark.parametrize("value", [0.0, 3.0, -3.0, 1e-40])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_a_constant_tensor_has_a_range_that_holds_zero_and_its_value(value, symmetric):
+    seen = {"t": observed(np.full(100, value), np.full(100, value))}
+    exact = float(np.float32(value))
+    for rule in ("minmax", "percentile", "mse"):
+        low, high = ranges(seen, rule, symmetric, {"percentile": 99.99})["t"]
+        assert low <= 0 <= high
+        # The least squared error may clip a constant by its own rounding, not by more.
+        assert low <= exact <= high or abs(exact) <= 1.05 * max(-low, high)
+
+
+def test_an_unknown_rule_is_an_error():
+    with pytest.raises(ValueError, match="no range rule 'entropy'"):
+        ranges({}, "entropy", False)
+
+
+# ---------------------------------------------------------------- watching a graph
+
+
+def floats(name, *shape):
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+
+@pytest.fixture
+def graph(tmp_path):
+    """x -> conv -> relu -> dead (times zero) -> sum -> y: five activations, and a shape that is no float."""
+    rng = np.random.default_rng(0)
+    constants = [
+        ("w", rng.standard_normal((4, 3, 3, 3)).astype(np.float32)),
+        ("zero", np.float32(0)),
+        ("offset", np.float32([1])),
+    ]
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["conv"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["conv"], ["relu"]),
+        helper.make_node("Mul", ["relu", "zero"], ["dead"]),
+        helper.make_node("Add", ["dead", "offset"], ["sum"]),
+        helper.make_node("Shape", ["sum"], ["shape"]),
+        helper.make_node("Reshape", ["sum", "shape"], ["y"]),
+    ]
+    made = helper.make_graph(
+        nodes,
+        "g",
+        [floats("x", 1, 3, 8, 8), floats("zero")],  # "zero" is an initialiser, as old exporters list them
+        [floats("y", 1, 4, 8, 8)],
+        [numpy_helper.from_array(a, n) for n, a in constants],
+    )
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "g.onnx")
+    return tmp_path / "g.onnx"
+
+
+def samples(n, seed=0):
+    rng = np.random.default_rng(seed)
+    return [{"x": rng.standard_normal((1, 3, 8, 8)).astype(np.float32) * (1 + i)} for i in range(n)]
+
+
+def test_every_float_activation_and_input_is_observed_and_nothing_else(graph):
+    seen = observe(graph, samples(3), 1)
+    assert set(seen) == {"x", "conv", "relu", "dead", "sum", "y"}
+    data = np.concatenate([s["x"].ravel() for s in samples(3)])
+    assert same(seen["x"], observed(data))
+    assert seen["relu"].lowest == 0
+    assert seen["relu"].highest == seen["conv"].highest > 0
+    assert (seen["dead"].lowest, seen["dead"].highest) == (0, 0)
+    assert (seen["sum"].lowest, seen["sum"].highest) == (1, 1)
+    assert all(o.counts.sum() == 3 * 4 * 64 for n, o in seen.items() if n != "x")
+
+
+def test_a_small_bound_splits_the_work_and_observes_the_same(graph):
+    whole = observe(graph, samples(3), 1)
+    for bound in (1, 1024, 2048):
+        split = observe(graph, samples(3), 1, group_bytes=bound)
+        assert set(split) == set(whole)
+        assert all(same(split[n], whole[n]) for n in whole)
+
+
+def test_memory_does_not_grow_with_the_number_of_samples(graph):
+    def peak(n):
+        def stream():
+            rng = np.random.default_rng(0)
+            for _ in range(n):
+                yield {"x": rng.standard_normal((1, 3, 8, 8)).astype(np.float32)}
+
+        tracemalloc.start()
+        observe(graph, stream(), 1)
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    peak(1)
+    assert peak(200) < 1.1 * peak(8) + 20_000
+
+
+class Sample(dict):
+    """A sample that can be watched."""
+
+    __hash__ = object.__hash__
+
+
+def test_samples_are_read_one_at_a_time(graph):
+    alive, most = weakref.WeakSet(), 0
+
+    def stream():
+        nonlocal most
+        for number in range(20):
+            sample = Sample(samples(1, number)[0])
+            alive.add(sample)
+            yield sample
+            del sample
+            most = max(most, len(alive))
+
+    observe(graph, stream(), 1)
+    assert most <= 2
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_an_input_that_is_no_number_is_named_with_its_sample(graph, bad):
+    given_ = samples(4)
+    given_[2]["x"][0, 0, 0, 0] = bad
+    with pytest.raises(ConversionFailed, match="tensor 'x' holds NaN or infinity on sample 3") as caught:
+        observe(graph, given_, 1)
+    assert caught.value.cure
+
+
+def test_an_activation_that_overflows_is_named_with_its_sample(graph):
+    given_ = samples(3)
+    given_[1]["x"] = np.full((1, 3, 8, 8), 3e38, np.float32) * np.sign(given_[1]["x"])
+    with pytest.raises(ConversionFailed, match="tensor 'conv' holds NaN or infinity on sample 2"):
+        observe(graph, given_, 1)
+
+
+def test_no_sample_at_all_is_a_failed_conversion_with_a_cure(graph):
+    with pytest.raises(ConversionFailed, match="there is no sample") as caught:
+        observe(graph, [], 1)
+    assert "--data" in caught.value.cure
+
+
+# ---------------------------------------------------------------- kept for another run
+
+
+def test_observations_survive_the_disk_and_give_the_same_ranges(graph, tmp_path):
+    seen = observe(graph, samples(3), 1)
+    save(seen, tmp_path / "o.npz")
+    again = load(tmp_path / "o.npz")
+    assert set(again) == set(seen)
+    assert all(same(again[n], seen[n]) for n in seen)
+    for rule in ("minmax", "percentile", "mse"):
+        assert ranges(again, rule, False, {"percentile": 99.9}) == ranges(
+            seen, rule, False, {"percentile": 99.9}
+        )
+    again["x"].add(np.float32([1e6]))
+    assert again["x"].highest == 1e6
+
+
+def test_the_same_observations_are_the_same_bytes(graph, tmp_path):
+    for name in ("a", "b"):
+        save(dict(reversed(observe(graph, samples(2), 1).items())), tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_nothing_observed_survives_too(tmp_path):
+    save({}, tmp_path / "o.npz")
+    assert load(tmp_path / "o.npz") == {}

@@ -1,0 +1,438 @@
+"""The decision holds its rules over any proofs: the chosen one fits, each loser's reason is true."""
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from edgekiln.choose import (
+    BASIS_LATENCY,
+    BASIS_SIZE,
+    SQNR_FLOOR_DB,
+    choose,
+    constraints,
+    front,
+    quality_figure,
+    same_cost,
+)
+from edgekiln.records import Artifact, Budget, Evidence, Proof
+
+UNITS = {
+    "accuracy_drop": "fraction",
+    "agreement": "fraction",
+    "sqnr_db": "dB",
+    "latency_p50_ms": "ms",
+    "latency_p95_ms": "ms",
+    "peak_memory_bytes": "bytes",
+    "size_bytes": "bytes",
+    "energy_mj": "mJ",
+    "power_watts": "W",
+}
+
+
+def proof(name, samples=(), intervals=None, **figures):
+    """``samples`` are the raw latencies; a figure that is None is there without a value."""
+    artifact = Artifact(
+        id=name,
+        target="onnxruntime",
+        recipe=name,
+        engine="onnxruntime",
+        proof_engine="onnxruntime",
+        entry="m",
+        files=(),
+        options={},
+        tools={},
+        precisions={},
+    )
+    if len(samples):
+        figures.setdefault("latency_p50_ms", float(np.median(samples)))
+        figures.setdefault("latency_p95_ms", float(np.quantile(samples, 0.95)))
+    evidence = tuple(
+        Evidence(what=k, unit=UNITS[k], value=None, reason="not known")
+        if v is None
+        else Evidence(
+            what=k, unit=UNITS[k], value=float(v), how="measured", interval=(intervals or {}).get(k)
+        )
+        for k, v in figures.items()
+    )
+    return Proof(device="d", artifact=artifact, evidence=evidence, latency_ms=tuple(map(float, samples)))
+
+
+def steady(ms, n=60):
+    """A run whose median is ``ms``, with half a percent of spread."""
+    return ms * (1 + 0.005 * np.sin(np.arange(n)))
+
+
+def reason(choice, name):
+    return next(loser.why for loser in choice.losers if loser.artifact_id == name)
+
+
+# ---------------------------------------------------------------- by hand
+
+
+def test_the_fastest_that_meets_the_budget_wins_and_each_loser_has_its_own_reason():
+    proofs = [
+        proof("slow", steady(9), accuracy_drop=0.0, agreement=1.0, sqnr_db=90, size_bytes=4e6),
+        proof("fast", steady(3), accuracy_drop=0.0, agreement=0.95, sqnr_db=25, size_bytes=1e6),
+        proof("broken", steady(1), accuracy_drop=0.3, agreement=0.5, sqnr_db=3, size_bytes=1e6),
+    ]
+    choice = choose("d", proofs, Budget(accuracy_drop=0.01, latency_p95_ms=20))
+    assert (choice.artifact_id, choice.status, choice.basis) == ("fast", "proven", BASIS_LATENCY)
+    assert reason(choice, "slow") == "slower than onnxruntime fast: 9 ms against 3 ms"
+    assert reason(choice, "broken") == "breaks the budget: accuracy drop 0.3 > 0.01"
+    assert choice.front == ("broken", "fast", "slow")
+
+
+def test_every_broken_constraint_is_told_with_both_numbers():
+    one = proof(
+        "x",
+        steady(40),
+        accuracy_drop=0.2,
+        agreement=0.5,
+        sqnr_db=5,
+        peak_memory_bytes=3e8,
+        size_bytes=9e7,
+        energy_mj=8,
+        power_watts=12,
+    )
+    budget = Budget(
+        accuracy_drop=0.1,
+        agreement=0.9,
+        sqnr_db=30,
+        latency_p95_ms=10,
+        memory_bytes=100_000_000,
+        size_bytes=10_000_000,
+        energy_mj=4,
+        power_watts=6,
+        fps=100,
+    )
+    choice = choose("d", [one], budget)
+    assert (choice.status, choice.artifact_id) == ("none", None)
+    assert choice.basis == "no artifact meets the budget"
+    why = reason(choice, "x")
+    for told in (
+        "accuracy drop 0.2 > 0.1",
+        "agreement with float 0.5 < 0.9",
+        "SQNR 5 dB < 30 dB",
+        "latency P95 40.2 ms > 10 ms",
+        "peak memory 300 MB > 100 MB",
+        "size 90 MB > 10 MB",
+        "energy 8 mJ > 4 mJ",
+        "power 12 W > 6 W",
+        "frame time P50 40 ms > 10 ms",
+    ):
+        assert told in why
+
+
+def test_nothing_made_is_a_choice_of_nothing():
+    choice = choose("d", [], Budget(latency_p95_ms=1))
+    assert (choice.status, choice.artifact_id, choice.losers, choice.front) == ("none", None, (), ())
+    assert choice.basis == "no artifact could be made"
+
+
+def test_a_frame_rate_is_a_bound_on_the_median_frame_time():
+    proofs = [proof("x", steady(20), agreement=1.0, sqnr_db=50)]
+    assert choose("d", proofs, Budget(fps=49)).status == "proven"
+    assert choose("d", proofs, Budget(fps=52)).status == "none"
+    unknown = [proof("x", agreement=1.0, size_bytes=1, latency_p50_ms=None)]
+    assert choose("d", unknown, Budget(fps=52)).unproven == ("fps",)
+
+
+def test_without_labels_agreement_stands_in_for_accuracy():
+    proofs = [
+        proof("a", steady(2), accuracy_drop=None, agreement=0.985, sqnr_db=10),
+        proof("b", steady(9), accuracy_drop=None, agreement=0.995, sqnr_db=10),
+    ]
+    choice = choose("d", proofs, Budget(accuracy_drop=0.01))
+    assert choice.artifact_id == "b"
+    assert choice.status == "proven"
+    assert "agreement with float 0.985 < 0.99" in reason(choice, "a")
+    stricter = choose("d", proofs, Budget(accuracy_drop=0.01, agreement=0.999))
+    assert stricter.status == "none"
+
+
+def test_with_labels_agreement_does_not_stand_in():
+    one = proof("a", steady(2), accuracy_drop=0.0, agreement=0.5, sqnr_db=10)
+    assert choose("d", [one], Budget(accuracy_drop=0.01)).status == "proven"
+
+
+def test_where_no_decisions_exist_a_floor_of_the_sqnr_holds():
+    proofs = [
+        proof("noise", steady(1), sqnr_db=SQNR_FLOOR_DB - 0.1, agreement=None),
+        proof("sound", steady(5), sqnr_db=SQNR_FLOOR_DB + 0.1, agreement=None),
+    ]
+    for budget in (Budget(), Budget(accuracy_drop=0.01)):
+        choice = choose("d", proofs, budget)
+        assert (choice.artifact_id, choice.status) == ("sound", "proven")
+        assert "SQNR 19.9 dB < 20 dB" in reason(choice, "noise")
+    assert choose("d", proofs, Budget(sqnr_db=10)).artifact_id == "noise"
+    assert choose("d", proofs, Budget(sqnr_db=30)).status == "none"
+
+
+def test_class_decisions_need_no_floor():
+    assert choose("d", [proof("a", steady(1), sqnr_db=5, agreement=0.9)], Budget()).status == "proven"
+
+
+def test_a_figure_without_a_value_leaves_the_choice_unproven_and_names_the_budgets_field():
+    one = proof("a", agreement=1.0, sqnr_db=90, size_bytes=1e6, latency_p95_ms=None, peak_memory_bytes=None)
+    budget = Budget(agreement=0.9, latency_p95_ms=5, memory_bytes=10, size_bytes=2_000_000, energy_mj=1)
+    choice = choose("d", [one], budget)
+    assert choice.status == "unproven"
+    assert choice.unproven == ("latency_p95_ms", "memory_bytes", "energy_mj")
+    assert set(choice.unproven) <= set(Budget.__struct_fields__)
+
+
+@pytest.mark.parametrize(
+    ("interval", "status"), [((0.0, 0.01), "proven"), ((-0.2, 0.009), "proven"), ((-0.1, 0.02), "unproven")]
+)
+def test_an_interval_that_reaches_past_the_limit_proves_nothing(interval, status):
+    one = proof("a", steady(1), {"accuracy_drop": interval}, accuracy_drop=0.0, agreement=1, sqnr_db=90)
+    assert choose("d", [one], Budget(accuracy_drop=0.01)).status == status
+
+
+def test_for_a_lower_bound_the_lower_end_counts():
+    def one(interval):
+        return proof("a", steady(1), {"agreement": interval}, agreement=0.97, sqnr_db=90)
+
+    assert choose("d", [one((0.96, 0.99))], Budget(agreement=0.95)).status == "proven"
+    assert choose("d", [one((0.90, 1.00))], Budget(agreement=0.95)).unproven == ("agreement",)
+
+
+def test_of_equally_fast_ones_the_better_quality_wins():
+    proofs = [
+        proof("coarse", steady(5.0), agreement=0.9, sqnr_db=20, size_bytes=1),
+        proof("fine", steady(5.02), agreement=0.99, sqnr_db=40, size_bytes=9),
+        proof("later", steady(5.4), agreement=1.0, sqnr_db=90, size_bytes=9),
+    ]
+    choice = choose("d", proofs, Budget())
+    assert choice.artifact_id == "fine"
+    assert reason(choice, "coarse").startswith("as cheap as the winner within this run's spread")
+    assert "slower" in reason(choice, "later")
+
+
+def test_equal_decisions_are_settled_by_the_finer_measure():
+    proofs = [
+        proof("coarse", steady(5.0), agreement=1.0, sqnr_db=20),
+        proof("fine", steady(5.01), agreement=1.0, sqnr_db=40),
+    ]
+    assert choose("d", proofs, Budget()).artifact_id == "fine"
+
+
+def test_a_quality_of_zero_is_better_than_a_negative_one():
+    proofs = [
+        proof("zero", steady(5.0), sqnr_db=0.0),
+        proof("negative", steady(5.0), sqnr_db=-6.0),
+    ]
+    assert choose("d", proofs, Budget(sqnr_db=-10)).artifact_id == "zero"
+
+
+def test_where_no_latency_is_known_the_size_decides_and_the_choice_says_so():
+    proofs = [
+        proof("large", agreement=1.0, sqnr_db=90, size_bytes=9e6, latency_p50_ms=None),
+        proof("small", agreement=0.95, sqnr_db=20, size_bytes=2e6, latency_p50_ms=None),
+    ]
+    choice = choose("d", proofs, Budget())
+    assert (choice.artifact_id, choice.cost, choice.basis) == ("small", "size_bytes", BASIS_SIZE)
+    assert reason(choice, "large") == "larger than onnxruntime small: 9 MB against 2 MB"
+    assert choice.front == ("small", "large")
+
+
+def test_where_no_latency_is_known_the_devices_preferred_target_comes_before_the_size():
+    def one(name, target, size):
+        made = proof(name, agreement=0.99, sqnr_db=30, size_bytes=size, latency_p50_ms=None)
+        return msgspec.structs.replace(made, artifact=msgspec.structs.replace(made.artifact, target=target))
+
+    proofs = [one("a", "onnxruntime", 1e6), one("b", "tensorrt", 9e6), one("c", "tensorrt", 5e6)]
+    choice = choose("d", proofs, Budget(), ("coreml", "tensorrt", "onnxruntime"))
+    assert choice.artifact_id == "c"
+    assert reason(choice, "a") == "no latency is known, and tensorrt comes first on this device"
+    assert reason(choice, "b").startswith("larger than")
+    assert choose("d", proofs, Budget()).artifact_id == "a"
+    assert choose("d", proofs, Budget(size_bytes=2_000_000), ("tensorrt",)).artifact_id == "a"
+    timed = [msgspec.structs.replace(p, latency_ms=()) for p in proofs]
+    timed[0] = proof("a", steady(3), agreement=0.99, sqnr_db=30, size_bytes=1e6)
+    assert choose("d", timed, Budget(), ("tensorrt", "onnxruntime")).artifact_id == "a"
+
+
+def test_sizes_within_two_percent_tie():
+    proofs = [
+        proof("a", agreement=0.9, sqnr_db=20, size_bytes=1_000_000),
+        proof("b", agreement=1.0, sqnr_db=90, size_bytes=1_019_000),
+        proof("c", agreement=1.0, sqnr_db=99, size_bytes=1_021_000),
+    ]
+    choice = choose("d", proofs, Budget())
+    assert choice.artifact_id == "b"
+    assert "within 2 %" in reason(choice, "a")
+
+
+def test_what_was_never_timed_does_not_rank_before_what_was():
+    proofs = [
+        proof("timed", steady(5), agreement=0.95, sqnr_db=25, size_bytes=9e6),
+        proof("untimed", agreement=0.99, sqnr_db=30, size_bytes=1e6, latency_p50_ms=None),
+    ]
+    choice = choose("d", proofs, Budget(latency_p95_ms=50))
+    assert (choice.artifact_id, choice.basis) == ("timed", BASIS_LATENCY)
+    assert choice.status == "proven"
+    assert reason(choice, "untimed") == "its latency_p50_ms is not known"
+
+
+def test_quality_is_agreement_where_all_have_it_else_sqnr():
+    both = [proof("a", agreement=1, sqnr_db=3), proof("b", agreement=1, sqnr_db=3)]
+    assert quality_figure(both) == "agreement"
+    assert quality_figure([*both, proof("c", sqnr_db=3)]) == "sqnr_db"
+    assert quality_figure([]) == "sqnr_db"
+
+
+def test_each_constraint_of_a_budget_becomes_one_check():
+    everything = Budget(
+        accuracy_drop=0.1,
+        agreement=0.9,
+        sqnr_db=3,
+        latency_p95_ms=1,
+        memory_bytes=1,
+        size_bytes=1,
+        energy_mj=1,
+        power_watts=1,
+        fps=1,
+    )
+    known = [proof("a", steady(1), accuracy_drop=0, agreement=1, sqnr_db=1)]
+    assert {c.key for c in constraints(everything, known)} == set(Budget.__struct_fields__)
+    assert constraints(Budget(), known) == ()
+
+
+# ---------------------------------------------------------------- over any proofs
+
+LEVELS = {
+    "accuracy_drop": st.sampled_from([-0.05, 0.0, 0.01, 0.05, 0.5]),
+    "agreement": st.sampled_from([0.0, 0.5, 0.9, 0.99, 1.0]),
+    "sqnr_db": st.sampled_from([-5.0, 0.0, 15.0, 20.0, 25.0, 90.0]),
+    "peak_memory_bytes": st.sampled_from([1e6, 1e8, 2e8]),
+    "size_bytes": st.sampled_from([1e6, 1.01e6, 1.03e6, 5e6]),
+}
+
+
+@st.composite
+def proof_sets(draw):
+    made = []
+    timed = draw(st.sampled_from(["all", "none", "some"]))
+    for i in range(draw(st.integers(0, 6))):
+        figures = {k: draw(st.none() | level) for k, level in LEVELS.items()}
+        figures["size_bytes"] = draw(LEVELS["size_bytes"])
+        samples = ()
+        if timed == "all" or (timed == "some" and draw(st.booleans())):
+            base = draw(st.sampled_from([1.0, 1.01, 1.03, 1.06, 2.0]))
+            spread = draw(st.sampled_from([0.001, 0.03, 0.3]))
+            noise = np.random.default_rng(draw(st.integers(0, 50))).random(40)
+            samples = base * (1 + spread * noise)
+        made.append(proof(f"p{i}", samples, **figures))
+    return made
+
+
+BUDGETS = st.builds(
+    Budget,
+    accuracy_drop=st.none() | st.sampled_from([0.0, 0.01, 0.2]),
+    agreement=st.none() | st.sampled_from([0.5, 0.95]),
+    sqnr_db=st.none() | st.sampled_from([-3.0, 20.0, 40.0]),
+    latency_p95_ms=st.none() | st.sampled_from([1.1, 1.5]),
+    memory_bytes=st.none() | st.sampled_from([10**7, 10**9]),
+    size_bytes=st.none() | st.sampled_from([1_005_000, 10**7]),
+    fps=st.none() | st.sampled_from([10.0, 900.0]),
+)
+
+
+def holds(one, check):
+    """Whether a known figure keeps a constraint; None where it is not known. Written apart from the code."""
+    value = next((e.value for e in one.evidence if e.what == check.figure), None)
+    if value is None:
+        return None
+    return value <= check.limit + 1e-9 if check.at_most else value >= check.limit - 1e-9
+
+
+@settings(max_examples=150, deadline=None)
+@given(proof_sets(), BUDGETS)
+@example([], Budget())
+def test_whatever_was_proved_the_decision_is_sound(proofs, budget):
+    checks = constraints(budget, proofs)
+    choice = choose("d", proofs, budget)
+    by_id = {p.artifact.id: p for p in proofs}
+    fit = [p for p in proofs if all(holds(p, c) is not False for c in checks)]
+    losers = [loser.artifact_id for loser in choice.losers]
+
+    assert (choice.artifact_id is None) == (not fit) == (choice.status == "none")
+    assert sorted([*losers, *([choice.artifact_id] if fit else [])]) == sorted(by_id)
+    assert all(loser.why for loser in choice.losers)
+    if not fit:
+        return
+    winner = by_id[choice.artifact_id]
+    assert winner in fit
+    unknown = {c.key for c in checks if holds(winner, c) is None}
+    assert set(choice.unproven) == unknown
+    assert (choice.status == "proven") == (not unknown)
+
+    timed = any(p.value("latency_p50_ms") is not None for p in fit)
+    assert choice.cost == ("latency_p50_ms" if timed else "size_bytes")
+    priced = [p for p in fit if p.value(choice.cost) is not None]
+    assert winner in priced
+    least = min(priced, key=lambda p: (p.value(choice.cost), p.artifact.id))
+    assert winner is least or same_cost(winner, least, choice.cost)
+    check_reasons(choice, by_id, winner, fit, least)
+
+
+def check_reasons(choice, by_id, winner, fit, least):
+    """Each loser's reason is true, and nothing that is outside the tie is cheaper than the winner."""
+    for loser in choice.losers:
+        lost = by_id[loser.artifact_id]
+        mine, best = lost.value(choice.cost), winner.value(choice.cost)
+        if lost not in fit:
+            assert loser.why.startswith("breaks the budget: ")
+        elif "as cheap as" in loser.why:
+            assert lost is least or same_cost(lost, least, choice.cost)
+            mine, best = lost.value(choice.quality), winner.value(choice.quality)
+            assert mine is None or best is None or mine <= best
+        elif "not known" in loser.why:
+            assert mine is None
+        else:
+            assert mine >= best
+            assert not same_cost(lost, least, choice.cost) or mine > best
+
+
+@settings(max_examples=50, deadline=None)
+@given(proof_sets(), BUDGETS, st.randoms(use_true_random=False))
+def test_the_order_of_the_proofs_decides_nothing(proofs, budget, shuffle):
+    mixed = list(proofs)
+    shuffle.shuffle(mixed)
+    one, other = choose("d", proofs, budget), choose("d", mixed, budget)
+    assert (one.artifact_id, one.front, one.unproven) == (other.artifact_id, other.front, other.unproven)
+    assert {(x.artifact_id, x.why) for x in one.losers} == {(x.artifact_id, x.why) for x in other.losers}
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    proof_sets(), st.sampled_from(["latency_p50_ms", "size_bytes"]), st.sampled_from(["sqnr_db", "agreement"])
+)
+def test_the_front_is_not_dominated_and_covers_everything(proofs, cost, quality):
+    points = {
+        p.artifact.id: (p.value(cost), p.value(quality))
+        for p in proofs
+        if p.value(cost) is not None and p.value(quality) is not None
+    }
+    found = front(proofs, cost, quality)
+    assert set(found) <= set(points)
+    for name in found:
+        c, q = points[name]
+        assert not any((a <= c and b >= q and (a, b) != (c, q)) for a, b in points.values())
+    for c, q in points.values():
+        assert any(points[n][0] <= c and points[n][1] >= q for n in found)
+    costs = [points[n][0] for n in found]
+    assert costs == sorted(costs)
+    assert len({points[n] for n in found}) == len(found)
+
+
+def test_a_choice_survives_json():
+    proofs = [
+        proof("a", steady(3), agreement=1.0, sqnr_db=30),
+        proof("b", steady(4), agreement=1.0, sqnr_db=3),
+    ]
+    choice = choose("d", proofs, Budget())
+    assert msgspec.json.decode(msgspec.json.encode(choice), type=type(choice)) == choice
