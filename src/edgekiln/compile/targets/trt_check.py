@@ -58,7 +58,7 @@ def check(folder: Path, capability: str, remark: str, time_limit_s: float = TIME
     Raises ConversionFailed with TensorRT's own message, the op and the node, when it rejects the graph or
     dies of it. Where the wheel is missing or the time runs out, the check has not passed nor failed.
     """
-    command = [sys.executable, "-m", __name__, str(folder.resolve()), capability]
+    command = [sys.executable, "-P", "-m", __name__, str(folder.resolve()), capability]
     try:
         run = subprocess.run(command, capture_output=True, text=True, timeout=time_limit_s, check=False)
     except subprocess.TimeoutExpired:
