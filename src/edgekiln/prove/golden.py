@@ -3,11 +3,12 @@
 The tolerance follows the artifact's coarsest arithmetic, as a share of each output's range (largest less
 smallest value over the recorded samples), because machines of one arithmetic differ by it:
 
-    fp32  0.1 %   sums in another order; x86 and arm64 differ by about 4e-6 absolute on EfficientNet-Lite0
+    fp32  0.1 %   sums in another order; about 4e-6 absolute in the trial that int8 speaks of
     fp16  1 %     11 bits of mantissa through tens of layers
     bf16  5 %     8 bits of mantissa
     int8  5 %     about 13 steps of an 8-bit output: a sum that rounds the other way moves one step in each
-                  layer; EfficientNet-Lite0's INT8 logits differ by up to 0.118 between x86 and arm64
+                  layer; in a trial EfficientNet-Lite0's INT8 outputs differed by up to 0.118 between
+                  x86 and emulated arm64 (not reproduced by this repository)
     int4  5 %     weights only; the arithmetic is int8's or a float's
 
 An output that a quantised node makes may pass the size of its step, and gets at least two of them.
