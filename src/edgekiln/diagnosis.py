@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 
-from edgekiln.compile.targets import PLANNED, TARGETS
+from edgekiln.compile.targets import TARGETS
 from edgekiln.prove.environment import fitness
 from edgekiln.records import Record
 
@@ -43,7 +43,6 @@ class Ability(Record, frozen=True, kw_only=True):
 
 class Diagnosis(Record, frozen=True, kw_only=True):
     abilities: tuple[Ability, ...]
-    planned: tuple[str, ...]
     unfit: tuple[str, ...]
 
 
@@ -51,7 +50,7 @@ def doctor() -> Diagnosis:
     """Look for the packages without importing them, and at this machine's fitness to measure on."""
     found = [_ability(target, what, *need) for target in TARGETS for what, need in _NEEDS[target].items()]
     found += [_ability(name, "import", *need) for name, need in _IMPORTERS.items()]
-    return Diagnosis(abilities=tuple(found), planned=PLANNED, unfit=fitness())
+    return Diagnosis(abilities=tuple(found), unfit=fitness())
 
 
 def _ability(subject: str, what: str, distribution: str, module: str, extra: str) -> Ability:

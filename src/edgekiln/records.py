@@ -172,11 +172,38 @@ class Check(Record, frozen=True, kw_only=True):
     detail: str
 
 
+class Placement(Record, frozen=True, kw_only=True):
+    """Where a graph's operators run under one provider, delegate or unit, and what falls back.
+
+    ``how`` is ``measured`` where the provider itself partitioned this graph here, ``emulated`` where a
+    simulator did or the provider's published rules were applied by a tool, ``predicted`` for rules of
+    our own. ``taken`` of ``operators`` run on ``provider`` in ``partitions`` pieces; ``fallback`` counts
+    the others by type. Where it could not be asked the counts are None and ``detail`` says why.
+    """
+
+    provider: str
+    how: How
+    operators: int | None = None
+    taken: int | None = None
+    partitions: int | None = None
+    fallback: dict[str, int] = {}
+    detail: str = ""
+
+
+class Resolution(Record, frozen=True, kw_only=True):
+    """One input size (pixels) that an artifact takes, and the file that takes it."""
+
+    height: int
+    width: int
+    entry: str
+
+
 class Artifact(Record, frozen=True, kw_only=True):
     """A variant in a target's format. ``entry`` is the file an engine opens; ``files`` holds them all.
 
     ``engine`` runs it on its device; ``proof_engine`` runs it here. Where the two differ, every figure
-    that the proof engine gives is ``emulated``.
+    that the proof engine gives is ``emulated``. ``resolutions`` are the input sizes where more than one
+    was asked for: all with one ``entry`` where the artifact is flexible, else each with its own.
     """
 
     id: str
@@ -191,6 +218,12 @@ class Artifact(Record, frozen=True, kw_only=True):
     precisions: dict[str, int]
     passes: tuple[PassReport, ...] = ()
     checks: tuple[Check, ...] = ()
+    placement: tuple[Placement, ...] = ()
+    resolutions: tuple[Resolution, ...] = ()
+
+    @property
+    def flexible(self) -> bool:
+        return len({r.entry for r in self.resolutions}) < len(self.resolutions)
 
     @property
     def size_bytes(self) -> int:

@@ -21,7 +21,7 @@ from edgekiln.cache import default_root, step
 from edgekiln.choose import choose
 from edgekiln.compile.graph import optimise
 from edgekiln.compile.make import Calibration, Workshop, make, matmul_share, plan
-from edgekiln.compile.targets import PLANNED, TARGETS
+from edgekiln.compile.targets import TARGETS
 from edgekiln.devices import Device, load
 from edgekiln.errors import BadInput, EdgekilnError, MachineFault, did_you_mean
 from edgekiln.files import check_space, disk_errors, sha256_file, write_bytes, write_json
@@ -77,7 +77,7 @@ def build(job: Job, progress: Progress | None = None, cache: Path | None = None)
     with say.step("optimise the graph"):
         graph, passes = _optimised(intake, store)
     # The graph's own hash: one model at two input sizes gives two graphs.
-    shop = Workshop(graph, sha256_file(graph), _calibration(intake), store, threads)
+    shop = Workshop(graph, sha256_file(graph), _calibration(intake), store, threads, intake.model)
     with say.step("run the float model over the data"):
         against = float_reference(intake, threads)
         warnings = [*intake.warnings, *normalisation_warning(intake, threads, store)]
@@ -269,7 +269,7 @@ def _check_search(job: Job) -> None:
         recipe(name)
     for name in job.search.targets or ():
         if name not in TARGETS:
-            why = "it is planned, and not there yet" if name in PLANNED else "no target has this name"
+            why = "no target has this name"
             raise BadInput("choosing the target", name, why, did_you_mean(name, TARGETS))
 
 

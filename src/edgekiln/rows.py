@@ -13,7 +13,6 @@ from pathlib import Path
 import msgspec
 
 from edgekiln.choose import SQNR_FLOOR_DB, constraints
-from edgekiln.compile.targets import TARGETS
 from edgekiln.devices import Device
 from edgekiln.intake import Intake
 from edgekiln.job import Job
@@ -121,18 +120,13 @@ def failure(
 
 
 def untried(device: Device, job: Job) -> Iterator[Failure]:
-    """A row for each target that the device takes and nobody makes yet, or that it can't take."""
+    """A row for each target that was asked for and that the device can't take."""
     wanted = job.search.targets
-    for target in device.targets if wanted is None else wanted:
+    for target in wanted or ():
         if target not in device.targets:
             why = f"{device.name} does not take it; it takes {', '.join(device.targets)}"
             cure = "Leave --target out, or name one that the device takes"
-        elif target not in TARGETS:
-            why = f"{device.name} would take it, but edgekiln can't make {target} artifacts yet"
-            cure = "See the list of what is not there yet in the README"
-        else:
-            continue
-        yield failure(device, target, "*", "target", why, cure, kind="skipped")
+            yield failure(device, target, "*", "target", why, cure, kind="skipped")
 
 
 def explained(choice: Choice, failures: Sequence[Failure]) -> Choice:

@@ -16,6 +16,7 @@ from edgekiln.engines import open_engine
 from edgekiln.errors import BadInput, ConversionFailed
 from edgekiln.files import sha256_file
 from fakes.trained_digits import TRAINED
+from fakes.variants import model_of
 
 PC = load("intel-n100")
 VNNI = msgspec.structs.replace(PC, features=("avx2", "avx_vnni"))
@@ -43,7 +44,7 @@ def cache(tmp_path_factory):
 
 def shop(digits, cache, data=None):
     calibration = None if data is None else data.calibration()
-    return Workshop(digits.graph, sha256_file(digits.graph), calibration, cache, 1)
+    return Workshop(digits.graph, sha256_file(digits.graph), calibration, cache, 1, model_of(digits.graph))
 
 
 def identities(folder):
@@ -137,7 +138,9 @@ def test_other_data_make_another_artifact(digits, tmp_path):
     few, many = Data(digits, 2), Data(digits, 40)
     made = set()
     for name, data in (("few", few), ("many", many)):
-        workshop = Workshop(digits.graph, "model", data.calibration(name), tmp_path, 1)
+        workshop = Workshop(
+            digits.graph, "model", data.calibration(name), tmp_path, 1, model_of(digits.graph)
+        )
         made.add(make(workshop, VNNI, "onnxruntime", "int8-static-minmax")[1].files[0].sha256)
     assert len(made) == 2
 
@@ -160,7 +163,13 @@ from edgekiln.files import sha256_file
 graph, rows, cache = map(Path, sys.argv[1:])
 images = np.load(rows)
 data = Calibration(lambda: ({"x": i[None]} for i in images), len(images), "data")
-shop = Workshop(graph, sha256_file(graph), data, cache, 1)
+import onnx
+from edgekiln.model.signature import signature
+from edgekiln.records import Model, Source
+sig = signature(onnx.load(graph))
+source = Source(kind="onnx", files=())
+model = Model(name="m", path="m", sha256="", signature=sig, task="tensors", source=source)
+shop = Workshop(graph, sha256_file(graph), data, cache, 1, model)
 for target, recipe in (("onnxruntime", "fp16"), ("onnxruntime", "int8-static-mse"),
                        ("tensorrt", "int8-static-mse")):
     print(*(f.sha256 for f in make(shop, load("jetson-orin-nano-8gb"), target, recipe)[1].files))

@@ -15,12 +15,12 @@ from edgekiln.engines import openvino as engine
 from edgekiln.errors import BadInput, ConversionFailed
 from edgekiln.records import Artifact
 from fakes.networks import REC, ocr_model, picture, sqnr_db
-from fakes.variants import PC, variant
+from fakes.variants import PC, order
 from fakes.variants import artifact as variants_artifact
 
 
 def made(model: Path, recipe: str, folder: Path) -> Artifact:
-    return convert(variant(folder / "variant", model, recipe), folder / "variant", PC, folder / "out")
+    return convert(order(folder / "variant", model, recipe, PC), folder / "out")
 
 
 def pictures(count: int, asked: list[int] | None = None):
@@ -82,9 +82,10 @@ def test_an_operator_that_openvino_does_not_know_is_named(net: Path, tmp_path: P
 def test_a_variant_outside_its_folder_is_refused(net: Path, tmp_path: Path) -> None:
     import msgspec
 
-    bad = msgspec.structs.replace(variant(tmp_path, net, "fp32"), path="../net.onnx")
+    sound = order(tmp_path, net, "fp32", PC)
+    bad = msgspec.structs.replace(sound.variant, path="../net.onnx")
     with pytest.raises(BadInput, match="leaves its folder"):
-        convert(bad, tmp_path, PC, tmp_path / "out")
+        convert(msgspec.structs.replace(sound, variant=bad), tmp_path / "out")
 
 
 @pytest.mark.parametrize("preset", ["performance", "mixed"])

@@ -23,7 +23,7 @@ from edgekiln.engines import onnxruntime as proof
 from edgekiln.errors import ConversionFailed
 from edgekiln.records import Artifact
 from fakes.networks import CLS, DET, REC, ocr_model, picture, quantise, sqnr_db
-from fakes.variants import ORIN, PC, variant
+from fakes.variants import ORIN, PC, order
 
 try:
     import tensorrt_rtx  # noqa: F401
@@ -35,7 +35,7 @@ needs_rtx = pytest.mark.skipif(not RTX, reason="needs the extra 'tensorrt' (the 
 
 
 def made(model: Path, recipe: str, folder: Path) -> Artifact:
-    return convert(variant(folder / "variant", model, recipe), folder / "variant", ORIN, folder / "out")
+    return convert(order(folder / "variant", model, recipe, ORIN), folder / "out")
 
 
 @pytest.fixture(scope="session")

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
+import msgspec
+import onnx
+
+from edgekiln.compile.recipes import recipe as decoded
+from edgekiln.compile.targets import Conversion
 from edgekiln.devices import Device, Figure
 from edgekiln.files import sha256_file
-from edgekiln.records import Artifact, Recipe, Scalar, Variant
+from edgekiln.model.signature import signature
+from edgekiln.records import Artifact, Model, Recipe, Scalar, Signature, Source, Variant
 
 ORIN = Device(
     name="jetson-orin-nano-8gb",
@@ -45,6 +52,28 @@ def variant(folder: Path, model: Path, recipe: str) -> Variant:
         sha256=sha256_file(model),
         precisions={"float32": 1},
         passes=(),
+    )
+
+
+def order(
+    folder: Path, graph: Path, recipe: str, device: Device, model: Model | None = None, **more: Any
+) -> Conversion:
+    """A conversion of ``graph`` (put into ``folder``) for ``device``; what is known of it by reading it."""
+    made = msgspec.structs.replace(variant(folder, graph, recipe), recipe=decoded(recipe))
+    return Conversion(variant=made, folder=str(folder), device=device, model=model or model_of(graph), **more)
+
+
+def model_of(graph: Path) -> Model:
+    """What is known of an ONNX file by reading it: its signature."""
+    return Model(
+        name=graph.stem,
+        path=graph.name,
+        sha256=sha256_file(graph),
+        signature=signature(onnx.load(graph, load_external_data=False))
+        if graph.suffix == ".onnx"
+        else Signature(inputs=(), outputs=()),
+        task="tensors",
+        source=Source(kind="onnx", files=()),
     )
 
 

@@ -177,14 +177,13 @@ def bench(found: BenchResult) -> None:
 
 
 def doctor(found: Diagnosis) -> None:
-    """Abilities, what is planned, and the machine's fitness."""
+    """Abilities, and the machine's fitness."""
     out = console()
     table = _table("target", "ability", "here", "how to add it")
     for one in found.abilities:
         here = f"yes ({one.version})" if one.there and one.version else ("yes" if one.there else "no")
         table.add_row(one.subject, one.ability, here, escape(one.cure))
     out.print(table)
-    out.print(f"planned, not there yet: {', '.join(found.planned)}")
     for sentence in found.unfit:
         out.print(f"[yellow]this machine:[/yellow] {escape(sentence)}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
@@ -11,21 +12,39 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
+import numpy as np
 from numpy.typing import NDArray
 
 from edgekiln.cache import step
 from edgekiln.compile.graph import ops
 from edgekiln.compile.quantise.observers import Observation, load, observe, save
 from edgekiln.compile.quantise.static import DIALECTS, precisions, quantise_dynamic, quantise_static
-from edgekiln.compile.recipes import needs_calibration, recipe
-from edgekiln.compile.targets import TARGETS, dialect
+from edgekiln.compile.recipes import LEFT_TO_TARGET, needs_calibration, recipe
+from edgekiln.compile.targets import TARGETS, Conversion, dialect
 from edgekiln.devices import Device
 from edgekiln.errors import ConversionFailed
 from edgekiln.files import sha256_file, sha256_record
 from edgekiln.model.cost import cost
-from edgekiln.records import Artifact, Pass, PassReport, Recipe, Record, Variant
+from edgekiln.records import Artifact, Model, Pass, PassReport, Recipe, Record, Variant
 
-TOOLS = ("onnx", "onnxruntime", "openvino", "nncf", "tensorrt-rtx", "numpy")
+TOOLS = (
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "nncf",
+    "tensorrt-rtx",
+    "numpy",
+    "torch",
+    "torchao",
+    "coremltools",
+    "onnx2coreml",
+    "litert-torch",
+    "ai-edge-litert",
+    "ai-edge-quantizer",
+    "executorch",
+    "onnxruntime-qnn",
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +60,8 @@ class Calibration:
 class Workshop:
     """What every artifact of one build is made from: the float graph, the data, the cache.
 
-    ``model_sha256`` is the hash of ``graph``: it names the graph in the cache.
+    ``model_sha256`` is the hash of ``graph``: it names the graph in the cache. ``model`` is what the
+    bundle will say of it: signature, preprocessing, labels.
     """
 
     graph: Path
@@ -49,6 +69,7 @@ class Workshop:
     calibration: Calibration | None
     cache: Path
     threads: int
+    model: Model
 
 
 class _Observed(Record, frozen=True, kw_only=True):
@@ -56,6 +77,7 @@ class _Observed(Record, frozen=True, kw_only=True):
 
 
 MATMUL_SHARE = 0.5
+LENT_SAMPLES = 64
 
 
 def plan(
@@ -99,12 +121,25 @@ def make(shop: Workshop, device: Device, target: str, recipe_name: str) -> tuple
     form = dialect(target, recipe_name, device)
     variant_folder, variant = _variant(shop, which, form)
 
-    def produce(into: Path) -> Artifact:
-        return TARGETS[target].convert(variant, variant_folder, device, into)
+    left = needs_calibration(which) and any(p.name in LEFT_TO_TARGET for p in which.passes)
+    order = Conversion(
+        variant=variant,
+        folder=str(variant_folder),
+        device=device,
+        model=shop.model,
+        calibration=str(_samples(shop)) if left else None,
+        threads=shop.threads,
+    )
 
-    key = [variant.sha256, which, form, target, sha256_record(device), _tools()]
+    def produce(into: Path) -> Artifact:
+        return TARGETS[target].convert(order, into)
+
+    about = [shop.model.signature, shop.model.preprocess, shop.model.labels, shop.model.task]
+    traits = [getattr(device, field) for field in TARGETS[target].per]
+    data = shop.calibration.sha256 if left and shop.calibration else ""
+    key = [variant.sha256, which, form, target, about, traits, data, _tools()]
     folder, artifact, _ = step(shop.cache, "artifact", key, Artifact, produce)
-    return folder, artifact
+    return folder, msgspec.structs.replace(artifact, id=f"{device.name}.{target}.{which.name}")
 
 
 def _variant(shop: Workshop, which: Recipe, form: str) -> tuple[Path, Variant]:
@@ -143,6 +178,22 @@ def _variant(shop: Workshop, which: Recipe, form: str) -> tuple[Path, Variant]:
     return folder, variant
 
 
+def _samples(shop: Workshop) -> Path:
+    """A folder of calibration samples for the quantisers of one target, at most ``LENT_SAMPLES``."""
+    data = shop.calibration
+    assert data is not None  # _variant refuses the recipe otherwise
+
+    def produce(into: Path) -> _Observed:
+        count = 0
+        for count, sample in enumerate(itertools.islice(data.samples(), LENT_SAMPLES), start=1):
+            np.savez(into / f"sample-{count:04d}.npz", allow_pickle=False, **sample)
+        return _Observed(tensors=count)
+
+    key = [shop.model_sha256, data.sha256, LENT_SAMPLES]
+    folder, _, _ = step(shop.cache, "samples", key, _Observed, produce)
+    return folder
+
+
 def _apply(one: Pass, shop: Workshop, form: str, path: Path, into: Path) -> tuple[Path, PassReport]:
     """Run one pass of a recipe; the path of its result and what it did."""
     import onnx
@@ -153,6 +204,9 @@ def _apply(one: Pass, shop: Workshop, form: str, path: Path, into: Path) -> tupl
     if one.name == "precision" and form == "openvino":
         into.write_bytes(path.read_bytes())
         note = "left to OpenVINO: weights in 16 bits when it converts, arithmetic by its precision hint"
+    elif one.name in LEFT_TO_TARGET or (one.name == "precision" and form == "float"):
+        into.write_bytes(path.read_bytes())
+        note = "left to the target, which applies it in its own format"
     elif one.name == "precision":
         into, note = _precision(str(one.params["type"]), path, into)
     elif one.name == "quantise-static":

@@ -6,7 +6,19 @@ int8-static-minmax            static INT8, weights per channel, range = all that
 int8-static-percentile-99.99  range = the central 99.99 % of what was seen
 int8-static-mse               range = least squared error at 8 bits
 int8-dynamic                  INT8 weights of MatMul and Gemm, activations quantised at run time
+a16w8-static-minmax           as int8-static, but activations in 16 bits
 int8-nncf-mixed               OpenVINO's own quantiser (NNCF), preset mixed; also -performance
+int8-litert-dynamic           LiteRT's own (ai-edge-quantizer): INT8 weights, activations at run time
+int8-litert-weight            INT8 weights, float arithmetic; also int4-litert-dynamic
+int8-litert-static            INT8 weights and activations; also a16w8-litert-static
+int8-xnnpack-static           ExecuTorch's own XNNPACK quantiser; also -dynamic
+w8-channel                    weights alone: linear, 8 bits, a scale per channel
+w4-block32                    weights alone: linear, 4 bits, a scale per block of 32
+palette6                      weights alone: a table of 2^6 values per tensor; also 4 and 8 bits
+palette4-w8                   weights alone: a table of 16 values, itself held in 8 bits
+
+Quantisers of one target (NNCF aside) and weight compression are left to that target: the variant is the
+float graph, and ``convert`` reads the recipe's passes.
 """
 
 from __future__ import annotations
@@ -14,7 +26,7 @@ from __future__ import annotations
 import re
 
 from edgekiln.errors import BadInput, did_you_mean
-from edgekiln.records import Pass, Recipe
+from edgekiln.records import Pass, Recipe, Scalar
 
 KNOWN = (
     "fp32",
@@ -24,9 +36,44 @@ KNOWN = (
     "int8-static-percentile-99.99",
     "int8-static-mse",
     "int8-dynamic",
+    "a16w8-static-minmax",
     "int8-nncf-performance",
     "int8-nncf-mixed",
+    "int8-litert-dynamic",
+    "int8-litert-weight",
+    "int8-litert-static",
+    "a16w8-litert-static",
+    "int4-litert-dynamic",
+    "int8-xnnpack-static",
+    "int8-xnnpack-dynamic",
+    "w8-channel",
+    "w4-block32",
+    "palette4",
+    "palette6",
+    "palette8",
+    "palette4-w8",
 )
+
+QUANTISE_LITERT = {
+    "int8-litert-dynamic": "dynamic_wi8_afp32",
+    "int4-litert-dynamic": "dynamic_wi4_afp32",
+    "int8-litert-weight": "weight_only_wi8_afp32",
+    "int8-litert-static": "static_wi8_ai8",
+    "a16w8-litert-static": "static_wi8_ai16",
+}
+"""Recipe to the name of ai-edge-quantizer's own recipe."""
+
+COMPRESS: dict[str, dict[str, Scalar]] = {
+    "w8-channel": {"kind": "linear", "bits": 8, "granularity": "per_channel"},
+    "w4-block32": {"kind": "linear", "bits": 4, "granularity": "per_block", "block": 32},
+    "palette4": {"kind": "palette", "bits": 4},
+    "palette6": {"kind": "palette", "bits": 6},
+    "palette8": {"kind": "palette", "bits": 8},
+    "palette4-w8": {"kind": "palette", "bits": 4, "table_bits": 8},
+}
+
+LEFT_TO_TARGET = frozenset({"quantise-litert", "quantise-xnnpack", "compress-weights"})
+"""Passes that ``convert`` applies, because their result exists in the target's own format only."""
 
 _PERCENTILE = re.compile(r"int8-static-percentile-(\d{1,2}(?:\.\d{1,6})?|100)")
 
@@ -44,15 +91,33 @@ def recipe(name: str) -> Recipe:
         return Recipe(name=name, passes=(Pass(name="precision", params={"type": name}),))
     if name == "int8-dynamic":
         return Recipe(name=name, passes=(Pass(name="quantise-dynamic", params={"per_channel": True}),))
+    if name == "a16w8-static-minmax":
+        passes = (_static("minmax", activation_bits=16),)
+        return Recipe(name=name, passes=passes)
+    if name in QUANTISE_LITERT:
+        return Recipe(
+            name=name, passes=(Pass(name="quantise-litert", params={"recipe": QUANTISE_LITERT[name]}),)
+        )
+    if name.startswith("int8-xnnpack-") and name in KNOWN:
+        dynamic = name.endswith("-dynamic")
+        return Recipe(name=name, passes=(Pass(name="quantise-xnnpack", params={"dynamic": dynamic}),))
+    if name in COMPRESS:
+        return Recipe(name=name, passes=(Pass(name="compress-weights", params=COMPRESS[name]),))
     if name.startswith("int8-nncf-") and name in KNOWN:
         preset = name.rsplit("-", 1)[1]
         return Recipe(name=name, passes=(Pass(name="quantise-nncf", params={"preset": preset}),))
     raise BadInput("reading the recipe", name, "no recipe has this name", did_you_mean(name, KNOWN))
 
 
-def _static(rule: str, **params: float) -> Pass:
+def _static(rule: str, **params: float | int) -> Pass:
     return Pass(name="quantise-static", params={"rule": rule, "per_channel": True, **params})
 
 
 def needs_calibration(which: Recipe) -> bool:
-    return any(p.name in {"quantise-static", "quantise-nncf"} for p in which.passes)
+    """Whether any pass finds its ranges on data."""
+    return any(
+        p.name in {"quantise-static", "quantise-nncf"}
+        or (p.name == "quantise-litert" and str(p.params["recipe"]).startswith("static"))
+        or (p.name == "quantise-xnnpack" and not p.params["dynamic"])
+        for p in which.passes
+    )

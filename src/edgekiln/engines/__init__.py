@@ -22,6 +22,11 @@ ENGINES = {
     "onnxruntime": "edgekiln.engines.onnxruntime",
     "openvino": "edgekiln.engines.openvino",
     "tensorrt": "edgekiln.engines.tensorrt",
+    "coreml": "edgekiln.engines.coreml",
+    "litert": "edgekiln.engines.litert",
+    "executorch": "edgekiln.engines.executorch",
+    "qnn": "edgekiln.engines.qnn",
+    "web": "edgekiln.engines.web",
 }
 
 

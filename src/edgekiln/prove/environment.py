@@ -20,6 +20,10 @@ ENGINE_PACKAGES = {
     "onnxruntime": ("onnxruntime", "onnxruntime"),
     "openvino": ("openvino", "openvino"),
     "tensorrt": ("tensorrt-rtx", "tensorrt_rtx"),
+    "coreml": ("coremltools", "coremltools"),
+    "litert": ("ai-edge-litert", "ai_edge_litert"),
+    "executorch": ("executorch", "executorch"),
+    "qnn": ("onnxruntime-qnn", "onnxruntime_qnn"),
 }
 """Engine name to its distribution and the module that its library is imported as."""
 

@@ -10,18 +10,46 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+from edgekiln import files
 from edgekiln.devices import Device
-from edgekiln.records import Artifact, Variant
+from edgekiln.records import Artifact, Model, Record, Variant
 
-Convert: TypeAlias = Callable[[Variant, Path, Device, Path], Artifact]
-"""``convert(variant, variant_folder, device, into)`` writes the artifact's files into ``into``."""
+
+class Conversion(Record, frozen=True, kw_only=True):
+    """All that a target may draw on. ``folder`` (the variant's) and ``calibration`` are absolute: a
+    conversion is an order to a worker process and is never kept.
+
+    ``model`` brings signature, preprocessing, labels and task; its ``path`` is not read. ``calibration``
+    is a folder of ``*.npz`` samples, one array per input, where the recipe needs data. ``sizes`` are the
+    (height, width) asked for where they are more than one; then the graph's own height and width are
+    symbolic if the target is flexible (``Target.flexible``).
+    """
+
+    variant: Variant
+    folder: str
+    device: Device
+    model: Model
+    calibration: str | None = None
+    sizes: tuple[tuple[int, int], ...] = ()
+    threads: int = 2
+
+    def graph(self, doing: str) -> Path:
+        """The variant's file, refused where it lies outside its folder."""
+        return files.inside(Path(self.folder), self.variant.path, doing)
+
+
+Convert: TypeAlias = Callable[[Conversion, Path], Artifact]
+"""``convert(order, into)`` writes the artifact's files into ``into``."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """``recipes`` are tried in order; ``dialects`` maps a device's architecture to a Q/DQ dialect."""
+    """``recipes`` are tried in order. ``per`` names the device's fields that change the artifact (its id
+    aside): what agrees in them shares one conversion. ``flexible``: one artifact takes several input
+    sizes, else each size becomes a file of its own. ``proof_samples`` bounds the samples that the proof
+    engine is given where it is too slow for all (a simulator)."""
 
     name: str
     module: str
@@ -29,6 +57,9 @@ class Target:
     proof_engine: str
     extra: str | None
     recipes: tuple[str, ...]
+    per: tuple[str, ...] = ()
+    flexible: bool = False
+    proof_samples: int | None = None
 
     @property
     def convert(self) -> Convert:
@@ -36,52 +67,63 @@ class Target:
         return function
 
 
+_STATIC = ("int8-static-minmax", "int8-static-percentile-99.99", "int8-static-mse")
+
+
+def _row(name: str, recipes: tuple[str, ...], **more: Any) -> Target:
+    """A target whose module, engine and proof engine bear its own name, unless ``more`` says otherwise."""
+    given = {
+        "module": f"edgekiln.compile.targets.{name}",
+        "engine": name,
+        "proof_engine": name,
+        "extra": name,
+    }
+    return Target(name=name, recipes=recipes, **{**given, **more})
+
+
 TARGETS = {
     t.name: t
     for t in (
-        Target(
-            name="onnxruntime",
-            module="edgekiln.compile.targets.onnxruntime",
-            engine="onnxruntime",
+        _row(
+            "onnxruntime",
+            ("fp32", "fp16", *_STATIC, "int8-dynamic"),
+            extra=None,
+            per=("kind", "arch", "features", "figures"),
+            flexible=True,
+        ),
+        _row(
+            "openvino",
+            ("fp32", "fp16", "bf16", "int8-nncf-performance", "int8-nncf-mixed"),
+            per=("arch",),
+            flexible=True,
+        ),
+        _row(
+            "tensorrt",
+            ("fp32", "fp16", "bf16", *_STATIC),
             proof_engine="onnxruntime",
             extra=None,
-            recipes=(
-                "fp32",
-                "fp16",
-                "int8-static-minmax",
-                "int8-static-percentile-99.99",
-                "int8-static-mse",
-                "int8-dynamic",
-            ),
+            per=("name", "title", "figures", "features"),
+            flexible=True,
         ),
-        Target(
-            name="openvino",
-            module="edgekiln.compile.targets.openvino",
-            engine="openvino",
-            proof_engine="openvino",
-            extra="openvino",
-            recipes=("fp32", "fp16", "bf16", "int8-nncf-performance", "int8-nncf-mixed"),
+        _row(
+            "coreml",
+            ("fp16", "fp32", "w8-channel", "palette6", "palette4-w8", "w4-block32"),
+            flexible=True,
         ),
-        Target(
-            name="tensorrt",
-            module="edgekiln.compile.targets.tensorrt",
-            engine="tensorrt",
-            proof_engine="onnxruntime",
-            extra=None,
-            recipes=(
-                "fp32",
-                "fp16",
-                "bf16",
-                "int8-static-minmax",
-                "int8-static-percentile-99.99",
-                "int8-static-mse",
-            ),
+        _row(
+            "litert",
+            ("fp32", "int8-litert-dynamic", "int8-litert-weight", "int8-litert-static"),
         ),
+        _row("executorch", ("fp32", "int8-xnnpack-static", "int8-xnnpack-dynamic")),
+        _row(
+            "qnn",
+            ("int8-static-minmax", "a16w8-static-minmax"),
+            per=("name", "figures"),
+            proof_samples=8,
+        ),
+        _row("web", ("fp32", "int8-static-mse", "int8-dynamic"), extra=None, flexible=True),
     )
 }
-
-PLANNED = ("coreml", "litert", "executorch", "qnn", "web")
-"""Targets that devices name and that are not there yet: a row in the report, never silence."""
 
 # Without VNNI (or its AVX form) u8 x s8 products saturate in 16 bits on x86.
 _VNNI = {"avx512_vnni", "avx_vnni", "amx_int8"}
@@ -89,8 +131,10 @@ _VNNI = {"avx512_vnni", "avx_vnni", "amx_int8"}
 
 def dialect(target: str, recipe: str, device: Device) -> str:
     """The form in which ``target`` wants this recipe's graph on ``device``: part of a variant's identity."""
-    if target in {"openvino", "tensorrt"}:
+    if target in {"openvino", "tensorrt", "qnn"}:
         return target
+    if target in {"coreml", "litert", "executorch"}:
+        return "float"
     if recipe.startswith("int8-static") and device.arch == "x86_64" and not _VNNI & set(device.features):
         return "ort-7bit"
     return "ort"

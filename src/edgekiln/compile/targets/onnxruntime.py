@@ -6,15 +6,16 @@ import platform
 from pathlib import Path
 
 from edgekiln import files
+from edgekiln.compile.targets import Conversion
 from edgekiln.devices import Device
 from edgekiln.engines.onnxruntime import open as open_session
 from edgekiln.errors import ConversionFailed, NotRunnableHere
-from edgekiln.records import Artifact, Check, Scalar, Variant
+from edgekiln.records import Artifact, Check, Scalar
 
 ENTRY = "model.onnx"
 
 
-def convert(variant: Variant, variant_folder: Path, device: Device, into: Path) -> Artifact:
+def convert(order: Conversion, into: Path) -> Artifact:
     """Copy the variant to ``into/model.onnx`` and open it once.
 
     The graph must be one file. Raises ConversionFailed when ONNX Runtime refuses it.
@@ -22,7 +23,8 @@ def convert(variant: Variant, variant_folder: Path, device: Device, into: Path) 
     import onnx
     import onnxruntime
 
-    path = files.inside(variant_folder, variant.path, "converting for ONNX Runtime")
+    variant, device = order.variant, order.device
+    path = order.graph("converting for ONNX Runtime")
     recipe = variant.recipe.name
     files.write_bytes(into / ENTRY, path.read_bytes())
     options: dict[str, Scalar] = {"spinning": False}

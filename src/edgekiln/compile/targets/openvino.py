@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from edgekiln import files
-from edgekiln.devices import Device
+from edgekiln.compile.targets import Conversion
 from edgekiln.errors import ConversionFailed, MissingExtra
-from edgekiln.records import Artifact, Scalar, Variant
+from edgekiln.records import Artifact, Scalar
 
 ENTRY = "model.xml"
 
 
-def convert(variant: Variant, variant_folder: Path, device: Device, into: Path) -> Artifact:
+def convert(order: Conversion, into: Path) -> Artifact:
     """The IR of an ``.onnx`` variant, or the IR that NNCF made, into ``into``.
 
     Recipe fp16 stores the weights in float16 (OpenVINO computes in the precision of the option all the
@@ -26,8 +26,9 @@ def convert(variant: Variant, variant_folder: Path, device: Device, into: Path) 
     try:
         import openvino
     except ImportError as error:
-        raise MissingExtra("converting for OpenVINO", variant.path, "openvino") from error
-    path = files.inside(variant_folder, variant.path, "converting for OpenVINO")
+        raise MissingExtra("converting for OpenVINO", order.variant.path, "openvino") from error
+    variant, device = order.variant, order.device
+    path = order.graph("converting for OpenVINO")
     recipe = variant.recipe.name
     try:
         if path.suffix == ".xml":

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 from edgekiln import files
 from edgekiln.compile.precision import holds, to_bf16, to_fp16
+from edgekiln.compile.targets import Conversion
 from edgekiln.compile.targets.trt_check import check
 from edgekiln.compile.targets.trt_plan import make_plan
 from edgekiln.compile.targets.trt_rules import grouped, violations
 from edgekiln.devices import Device
 from edgekiln.engines import build_engine
 from edgekiln.errors import ConversionFailed
-from edgekiln.records import Artifact, Check, Scalar, Variant
+from edgekiln.records import Artifact, Check, Scalar
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -29,7 +30,7 @@ _CHECKED_AS = "SM86"
 """TensorRT-RTX builds ahead of time for SM75, 80, 86, 89, 120 and 121: 86 is Ampere too, nearest to Orin."""
 
 
-def convert(variant: Variant, variant_folder: Path, device: Device, into: Path) -> Artifact:
+def convert(order: Conversion, into: Path) -> Artifact:
     """Write model.onnx, plan.json and build_engine.py into ``into``, judged by TensorRT-RTX.
 
     The variant is float32 or Q/DQ ONNX; for the recipes fp16 and bf16 a float32 graph is converted.
@@ -38,7 +39,8 @@ def convert(variant: Variant, variant_folder: Path, device: Device, into: Path) 
     import onnx
     import onnxruntime
 
-    path = files.inside(variant_folder, variant.path, "converting for TensorRT")
+    variant, device = order.variant, order.device
+    path = order.graph("converting for TensorRT")
     recipe = variant.recipe.name
     model = onnx.load(path)
     arithmetic = recipe if recipe in {"fp16", "bf16"} else None
