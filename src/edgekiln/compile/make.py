@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from edgekiln.cache import step
 from edgekiln.compile.graph import ops
+from edgekiln.compile.isolate import Converters
 from edgekiln.compile.quantise.observers import Observation, load, observe, save
 from edgekiln.compile.quantise.static import DIALECTS, precisions, quantise_dynamic, quantise_static
 from edgekiln.compile.recipes import LEFT_TO_TARGET, needs_calibration, recipe
@@ -61,7 +62,8 @@ class Workshop:
     """What every artifact of one build is made from: the float graph, the data, the cache.
 
     ``model_sha256`` is the hash of ``graph``: it names the graph in the cache. ``model`` is what the
-    bundle will say of it: signature, preprocessing, labels.
+    bundle will say of it: signature, preprocessing, labels. Without ``converters`` conversions run in
+    this process.
     """
 
     graph: Path
@@ -70,6 +72,7 @@ class Workshop:
     cache: Path
     threads: int
     model: Model
+    converters: Converters | None = None
 
 
 class _Observed(Record, frozen=True, kw_only=True):
@@ -132,7 +135,9 @@ def make(shop: Workshop, device: Device, target: str, recipe_name: str) -> tuple
     )
 
     def produce(into: Path) -> Artifact:
-        return TARGETS[target].convert(order, into)
+        if shop.converters is None:
+            return TARGETS[target].convert(order, into)
+        return shop.converters.convert(target, order, into)
 
     about = [shop.model.signature, shop.model.preprocess, shop.model.labels, shop.model.task]
     traits = [getattr(device, field) for field in TARGETS[target].per]

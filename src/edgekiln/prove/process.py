@@ -10,23 +10,24 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from edgekiln.errors import MachineFault
-from edgekiln.prove.worker import Answer, Refused, Request
+from edgekiln.prove.worker import Answer, Refused
 from edgekiln.records import Record
 
 MAX_LINE_BYTES = 16 << 20
 STDERR_BYTES = 8192
 STDERR_LINES = 8
+LOOK_SECONDS = 0.25
 
 _A = TypeVar("_A", bound=Record)
 
 
 class Lost(Exception):
-    """The worker gave no usable answer. ``kind`` is refused, crashed, hung or garbled."""
+    """The worker gave no usable answer. ``kind`` is refused, crashed, hung, memory or garbled."""
 
     def __init__(self, kind: str, reason: str, cure: str) -> None:
         super().__init__(reason)
@@ -43,9 +44,19 @@ def _start_errors(program: str) -> Iterator[None]:
 
 
 class Process:
-    """A child in its own process group; ``end`` kills the whole group and reaps the child."""
+    """A child in its own process group; ``end`` kills the whole group and reaps the child.
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], stderr: Path) -> None:
+    ``answers`` is the union of records that the worker may answer with.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        stderr: Path,
+        answers: Any = Answer,
+        folder: Path | None = None,
+    ) -> None:
         self._stderr = stderr
         with stderr.open("wb") as errors, _start_errors(command[0]):
             self._child = subprocess.Popen(
@@ -54,38 +65,51 @@ class Process:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 env=dict(environment),
+                cwd=folder,
                 bufsize=0,
                 start_new_session=True,  # Ctrl-C goes to the parent alone, which then ends the children
             )
-        self._decoder: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(Answer)
+        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(answers)
         self._buffer = b""
 
-    def ask(self, request: Request, answer: type[_A], seconds: float) -> _A:
+    def ask(self, request: Record, answer: type[_A], seconds: float) -> _A:
         """Send ``request``; wait ``seconds`` at most for an ``answer``. Raises Lost."""
+        found = self.answer_to(request, seconds)
+        if isinstance(found, Refused):
+            raise Lost("refused", found.why, found.cure)
+        if not isinstance(found, answer):
+            raise _garbled(msgspec.json.encode(found))
+        return found
+
+    def answer_to(self, request: Record, seconds: float, memory_bytes: int | None = None) -> Any:
+        """Send ``request``; wait ``seconds`` at most for one of ``answers``. Raises Lost.
+
+        ``memory_bytes`` bounds the child's resident memory (looked at four times a second, on Linux). An
+        address-space limit would not do: converters map far more than they ever touch.
+        """
         assert self._child.stdin is not None
         try:
             self._child.stdin.write(msgspec.json.encode(request) + b"\n")
         except OSError:
             raise self._crashed() from None
-        line = self._line(time.monotonic() + seconds, seconds)
+        line = self._line(time.monotonic() + seconds, seconds, memory_bytes)
         try:
-            found = self._decoder.decode(line)
+            return self._decoder.decode(line)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise _garbled(line) from error
-        if isinstance(found, Refused):
-            raise Lost("refused", found.why, found.cure)
-        if not isinstance(found, answer):
-            raise _garbled(line)
-        return found
 
-    def _line(self, deadline: float, seconds: float) -> bytes:
+    def _line(self, deadline: float, seconds: float, memory_bytes: int | None) -> bytes:
         assert self._child.stdout is not None
         with selectors.DefaultSelector() as selector:
             selector.register(self._child.stdout, selectors.EVENT_READ)
             while b"\n" not in self._buffer:
                 if len(self._buffer) > MAX_LINE_BYTES:
                     raise _garbled(self._buffer)
-                if not selector.select(max(0.0, deadline - time.monotonic())):
+                left = max(0.0, deadline - time.monotonic())
+                if not selector.select(left if memory_bytes is None else min(left, LOOK_SECONDS)):
+                    self._check_memory(memory_bytes)
+                    if time.monotonic() < deadline:
+                        continue
                     reason = f"no answer within {seconds:.0f} s"
                     raise Lost(
                         "hung", reason, "Check the engine with one thread, or allow more seconds a call"
@@ -96,6 +120,12 @@ class Process:
                 self._buffer += chunk
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line
+
+    def _check_memory(self, limit: int | None) -> None:
+        used = None if limit is None else resident_bytes(self._child.pid)
+        if limit is not None and used is not None and used > limit:
+            why = f"it took more than {limit / 1e9:.1f} GB of memory"
+            raise Lost("memory", why, "Allow it more memory, or use a smaller model")
 
     def _crashed(self) -> Lost:
         try:
@@ -127,6 +157,15 @@ class Process:
             if pipe is not None:
                 with contextlib.suppress(OSError):
                     pipe.close()
+
+
+def resident_bytes(pid: int) -> int | None:
+    """Resident memory of a process of ours; None where the system does not tell, or it is gone."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _garbled(line: bytes) -> Lost:

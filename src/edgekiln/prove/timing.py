@@ -188,7 +188,7 @@ def measure(
         write_bytes(file, npz_bytes(inputs))
         lanes = []
         for number, contender in enumerate(contenders):
-            process = Process(command, _environment(threads), scratch / f"{number}.stderr")
+            process = Process(command, worker_environment(threads), scratch / f"{number}.stderr")
             stack.callback(process.end)
             lanes.append(_Lane(contender, process))
         _run(lanes, course, file, tell)
@@ -291,7 +291,7 @@ def _cores(threads: int) -> tuple[int, ...]:
     return tuple(allowed[:threads]) if len(allowed) >= threads else ()
 
 
-def _environment(threads: int) -> dict[str, str]:
+def worker_environment(threads: int) -> dict[str, str]:
     """The parent's environment with every pool of threads that libraries read at import fixed."""
     package = str(Path(__file__).resolve().parents[2])
     pools = ("OMP", "OPENBLAS", "MKL", "BLIS", "VECLIB", "NUMEXPR")

@@ -240,7 +240,7 @@ def _refusal(error: Exception) -> Refused:
     return Refused(error=name, why=f"{name}: {lines[-1] if lines else ''}", cure=cure)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Ask Linux for SIGKILL when the parent ends, so that even a hung call leaves no orphan."""
     if sys.platform == "linux":
         libc: Any = ctypes.CDLL(None)
@@ -248,7 +248,7 @@ def _die_with_parent() -> None:
 
 
 def main() -> None:
-    _die_with_parent()
+    die_with_parent()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     with contextlib.suppress(BrokenPipeError):
