@@ -22,6 +22,25 @@ _NEEDS: dict[str, dict[str, tuple[str, str, str]]] = {
         "check": ("tensorrt-rtx", "tensorrt_rtx", "tensorrt"),
         "run": ("tensorrt", "tensorrt", "-"),
     },
+    "coreml": {
+        "convert": ("onnx2coreml", "onnx2coreml", "coreml"),
+        "run": ("coremltools", "coremltools", "coreml"),
+    },
+    "litert": {
+        "convert": ("litert-torch", "litert_torch", "litert"),
+        "quantise": ("ai-edge-quantizer", "ai_edge_quantizer", "litert"),
+        "run": ("ai-edge-litert", "ai_edge_litert", "litert"),
+    },
+    "executorch": {
+        "convert": ("executorch", "executorch", "executorch"),
+        "quantise": ("torchao", "torchao", "executorch"),
+        "run": ("executorch", "executorch", "executorch"),
+    },
+    "qnn": {
+        "convert": ("onnxruntime-qnn", "onnxruntime_qnn", "qnn"),
+        "run": ("onnxruntime-qnn", "onnxruntime_qnn", "qnn"),
+    },
+    "web": {"convert": ("onnxruntime", "onnxruntime", "")},
 }
 _IMPORTERS = {
     "ONNX files": ("onnx", "onnx", ""),

@@ -1,4 +1,4 @@
-"""The real worker with targets in its table that end badly, or well: ``python tests/fakes/convert_worker.py``."""
+"""The real worker with targets that end badly, or well: ``python tests/fakes/convert_worker.py``."""
 
 import ctypes
 import os
