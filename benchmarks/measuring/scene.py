@@ -90,7 +90,7 @@ def _scene(
     n = 32 if data is None else len(data.samples)
     key = "random" if data is None else dataset_key(data, intake.model)
     held = Calibration(lambda: calibration(n) if data is None else samples(intake, data), n, key)
-    shop = Workshop(graph, sha256_file(graph), held, cache, threads)
+    shop = Workshop(graph, sha256_file(graph), held, cache, threads, intake.model)
     return Scene(intake, shop, calibration, holdout)
 
 

@@ -25,7 +25,7 @@ import msgspec
 
 from edgekiln.engines import Arrays, Runner, open_engine
 from edgekiln.errors import EdgekilnError
-from edgekiln.prove.arrays import read_npz
+from edgekiln.prove.arrays import npz_bytes, read_npz
 from edgekiln.prove.environment import ENGINE_PACKAGES, version_of
 from edgekiln.records import Artifact, Record
 
@@ -58,6 +58,13 @@ class Block(Record, frozen=True, kw_only=True, tag="block"):
     lead_in: int
 
 
+class Call(Record, frozen=True, kw_only=True, tag="call"):
+    """Make one call with the arrays in ``inputs`` and write its outputs to ``outputs`` (both .npz)."""
+
+    inputs: str
+    outputs: str
+
+
 class Finish(Record, frozen=True, kw_only=True, tag="finish"):
     """Report the memory and end."""
 
@@ -83,6 +90,10 @@ class Timed(Record, frozen=True, kw_only=True, tag="timed"):
     samples_ms: tuple[float, ...]
 
 
+class Called(Record, frozen=True, kw_only=True, tag="called"):
+    pass
+
+
 class Finished(Record, frozen=True, kw_only=True, tag="finished"):
     peak_bytes: int
 
@@ -95,8 +106,8 @@ class Refused(Record, frozen=True, kw_only=True, tag="refused"):
     cure: str
 
 
-Request = Open | Warm | Block | Finish
-Answer = Opened | Warmed | Timed | Finished | Refused
+Request = Open | Warm | Block | Call | Finish
+Answer = Opened | Warmed | Timed | Called | Finished | Refused
 
 
 # ---------------------------------------------------------------- memory
@@ -147,6 +158,11 @@ class _Bench:
         self.load_ms = _since_ms(started)
         self.first_ms = self.call_ms()
         self.version = (version_of(distribution) if distribution else None) or "unknown"
+
+    def call(self, request: Call) -> Called:
+        outputs = self.runner(read_npz(Path(request.inputs)))
+        Path(request.outputs).write_bytes(npz_bytes(outputs))
+        return Called()
 
     def call_ms(self) -> float:
         started = time.perf_counter_ns()
@@ -219,13 +235,19 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
             elif isinstance(request, Finish) or bench is None:
                 answer = Finished(peak_bytes=peak_bytes())
             else:
-                answer = bench.warm(request.seconds) if isinstance(request, Warm) else bench.block(request)
+                answer = _worked(bench, request)
         except Exception as error:
             answer = _refusal(error)
         answers.write(msgspec.json.encode(answer) + b"\n")
         answers.flush()
         if isinstance(answer, Finished | Refused):
             return
+
+
+def _worked(bench: _Bench, request: Warm | Block | Call) -> Answer:
+    if isinstance(request, Call):
+        return bench.call(request)
+    return bench.warm(request.seconds) if isinstance(request, Warm) else bench.block(request)
 
 
 def _refusal(error: Exception) -> Refused:
