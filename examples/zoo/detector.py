@@ -87,7 +87,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         n, c, h, w = x.shape
         mixed = cast(Tensor, self.qkv(x)).view(n, self.heads, 2 * self.dim, h * w)
-        q, k, v = torch.split(mixed, (self.dim // 2, self.dim // 2, self.dim), 2)
+        q, k, v = torch.split(mixed, [self.dim // 2, self.dim // 2, self.dim], 2)
         weights = (q.transpose(-2, -1) @ k * (self.dim // 2) ** -0.5).softmax(-1)
         seen = (v @ weights.transpose(-2, -1)).reshape(n, c, h, w)
         x = x + cast(Tensor, self.out(seen + self.place(v.reshape(n, c, h, w))))
@@ -145,7 +145,7 @@ class Detector(nn.Module):
         medium = self.out_middle(torch.cat((self.down_middle(small), a), 1))
         large = self.out_deep(torch.cat((self.down_deep(medium), deep), 1))
         found = torch.cat([h(f) for h, f in zip(self.heads, (small, medium, large), strict=True)], 2)
-        sides, scores = torch.split(found, (4 * BINS, found.shape[1] - 4 * BINS), 1)
+        sides, scores = torch.split(found, [4 * BINS, found.shape[1] - 4 * BINS], 1)
         spread = sides.view(sides.shape[0], 4, BINS, -1).transpose(1, 2).softmax(1)
         left_top, right_bottom = (spread * self.bins).sum(1).chunk(2, 1)
         low, high = self.anchors - left_top, self.anchors + right_bottom
