@@ -65,6 +65,14 @@ def dynamic_net(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def any_size_net(net: Path) -> Path:
+    """The same with a batch of 1 and symbolic height and width: its pooling takes any."""
+    from fakes.networks import any_size
+
+    return any_size(net, net.with_name("any_size.onnx"))
+
+
+@pytest.fixture(scope="session")
 def float_bundle(digit_files: Path, shared_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The float model as an ONNX Runtime bundle for this machine."""
     where = tmp_path_factory.mktemp("float")

@@ -26,6 +26,7 @@ def build(
     labels: str | Path | None = None,
     weights: str | Path | None = None,
     input_shape: str | dict[str, str] | None = None,
+    sizes: tuple[int | str, ...] | None = None,
     preprocess: Preprocess | None = None,
     out: str | Path = "edgekiln-out",
     cache: str | Path | None = None,
@@ -39,12 +40,25 @@ def build(
 
     ``budget`` takes the command line's figures: max_drop, agreement, sqnr_db, latency_ms, memory_mb,
     size_mb. Where no artifact meets it, ``Decision.met`` is False and everything is written all the same.
+    ``sizes`` are input sizes, ``224`` or ``"HEIGHTxWIDTH"``, the first one the base.
     A Job or a job file is taken as it is. Raises the errors of ``edgekiln.errors``.
     """
     from edgekiln.road import build as run
 
     is_job = isinstance(model, Job) or str(model).endswith(".toml")
-    changes = [data, holdout, eval, labels, weights, input_shape, preprocess, targets, recipes, threads]
+    changes = [
+        data,
+        holdout,
+        eval,
+        labels,
+        weights,
+        input_shape,
+        sizes,
+        preprocess,
+        targets,
+        recipes,
+        threads,
+    ]
     if is_job and (budget or any(c is not None for c in changes)):
         why = "a job is taken as it is, and other arguments came with it"
         raise BadInput("building", model, why, "Write them into the job, or pass the model itself")
@@ -57,7 +71,11 @@ def build(
         job = load(Path(model))
     else:
         order = ModelOrder(
-            source=str(model), weights=_text(weights), labels=_text(labels), input_shape=input_shape
+            source=str(model),
+            weights=_text(weights),
+            labels=_text(labels),
+            input_shape=input_shape,
+            sizes=sizes,
         )
         job = Job(
             model=order,

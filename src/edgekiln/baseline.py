@@ -12,7 +12,7 @@ from edgekiln.engines import Arrays, Runner, open_engine
 from edgekiln.engines.onnxruntime import float_artifact
 from edgekiln.intake import Intake, dataset_key, is_tensor, samples
 from edgekiln.model.preprocess import COMMON, apply, normalised, open_image
-from edgekiln.prove.judge import Reference, reference, score_of
+from edgekiln.prove.judge import KEPT_BYTES, Reference, reference, score_of
 from edgekiln.prove.normalisation import better_normalisation
 from edgekiln.records import Record
 
@@ -21,8 +21,11 @@ class _Warnings(Record, frozen=True, kw_only=True):
     sentences: tuple[str, ...]
 
 
-def float_reference(intake: Intake, threads: int) -> Reference:
-    """The float model as it came in, before any pass: what every artifact is held against."""
+def float_reference(intake: Intake, threads: int, limit_bytes: int = KEPT_BYTES) -> Reference:
+    """The float model as it came in, before any pass: what every artifact is held against.
+
+    ``limit_bytes`` bounds each stream that is kept in memory: a build of several sizes has several.
+    """
     runner = _float_runner(intake, threads)
     data = intake.evaluation
     return reference(
@@ -31,6 +34,7 @@ def float_reference(intake: Intake, threads: int) -> Reference:
         lambda start: _from(samples(intake, intake.holdout), start),
         None if data is None else lambda start: _from(samples(intake, data), start),
         () if data is None else (s.label for s in data.samples if s.label is not None),
+        limit_bytes,
     )
 
 

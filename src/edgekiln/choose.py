@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgekiln.prove.statistics import in_blocks, is_tie
 from edgekiln.records import Budget, Choice, Loser, Proof
@@ -38,9 +38,10 @@ def constraints(budget: Budget, proofs: Sequence[Proof]) -> tuple[Constraint, ..
     """The budget as checks on evidence, plus the floor that applies where the budget can't be judged.
 
     A bound on the accuracy drop is checked on labels where there are any, else on agreement with the
-    float model, else (tensors) the SQNR floor stands in for it.
+    float model, else (tensors) the SQNR floor stands in for it. Where artifacts take several input sizes,
+    what is asked of their outputs is asked at every size.
     """
-    found = []
+    found: list[Constraint] = []
     drop, agreement, sqnr = budget.accuracy_drop, budget.agreement, budget.sqnr_db
     if drop is not None and not _any(proofs, "accuracy_drop"):
         if _any(proofs, "agreement"):
@@ -54,6 +55,7 @@ def constraints(budget: Budget, proofs: Sequence[Proof]) -> tuple[Constraint, ..
         sqnr = SQNR_FLOOR_DB
     if sqnr is not None:
         found.append(Constraint("sqnr_db", "SQNR", "sqnr_db", sqnr, False, "dB"))
+    found += [_at(c, size) for size in _sizes(proofs) for c in found]
     for key, name, figure, unit in (
         ("latency_p95_ms", "latency P95", "latency_p95_ms", "ms"),
         ("memory_bytes", "peak memory", "peak_memory_bytes", "bytes"),
@@ -67,6 +69,17 @@ def constraints(budget: Budget, proofs: Sequence[Proof]) -> tuple[Constraint, ..
     if budget.fps is not None:
         found.append(Constraint("fps", "frame time P50", "latency_p50_ms", 1000 / budget.fps, True, "ms"))
     return tuple(found)
+
+
+def _sizes(proofs: Sequence[Proof]) -> list[str]:
+    """The sizes other than the base that figures are of: ``320x416`` for ``sqnr_db@320x416``."""
+    named = (e.what.partition("@")[2] for p in proofs for e in p.evidence)
+    return [size for size in dict.fromkeys(named) if size]
+
+
+def _at(check: Constraint, size: str) -> Constraint:
+    """The same bound on the figure at another input size."""
+    return replace(check, name=f"{check.name} at {size}", figure=f"{check.figure}@{size}")
 
 
 def choose(device: str, proofs: Sequence[Proof], budget: Budget, order: Sequence[str] = ()) -> Choice:
@@ -94,7 +107,7 @@ def choose(device: str, proofs: Sequence[Proof], budget: Budget, order: Sequence
         else:
             why = _dearer(p, winner, cost)
         losers.append(Loser(artifact_id=p.artifact.id, why=why))
-    unproven = () if winner is None else tuple(c.key for c in checks if not _proven(winner, c))
+    unproven = () if winner is None else tuple(dict.fromkeys(c.key for c in checks if not _proven(winner, c)))
     basis = BASIS_LATENCY if timed else BASIS_SIZE
     if winner is None:
         basis = "no artifact meets the budget" if proofs else "no artifact could be made"

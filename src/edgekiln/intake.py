@@ -6,6 +6,7 @@ Everything that the user did not say and the program assumed becomes a warning o
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.metadata
 import importlib.util
 import math
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from edgekiln.cache import step
 from edgekiln.errors import BadInput
 from edgekiln.files import sha256_file, sha256_record
-from edgekiln.job import Job, input_shapes
+from edgekiln.job import Job, Size, input_shapes, input_sizes, size_text, sizes_text
 from edgekiln.model import data, onnx_file, preprocess, signature
 from edgekiln.model.importers import import_model
 from edgekiln.prove.environment import version_of
@@ -35,7 +36,11 @@ MAX_LABELS_BYTES = 16 << 20
 @dataclass(frozen=True)
 class Intake:
     """``model.onnx`` in ``folder`` with a static signature, and its data sets. ``random`` marks that no
-    data was given, so that figures rest on seeded random inputs."""
+    data was given, so that figures rest on seeded random inputs.
+
+    ``sizes`` are the (height, width) asked for where they are more than one, the base first: the model and
+    its figures are of the base, and ``at`` gives the others. ``symbolic`` is then the graph's own signature.
+    """
 
     folder: Path
     model: Model
@@ -43,6 +48,18 @@ class Intake:
     evaluation: Dataset | None
     holdout: Dataset | None
     warnings: tuple[str, ...]
+    sizes: tuple[Size, ...] = ()
+    symbolic: Signature | None = None
+
+    def at(self, size: Size) -> Intake:
+        """The same model and data at one size: its static signature, and the preprocessing to it."""
+        if self.symbolic is None:
+            return self
+        fixed = signature.fix_shapes(self.symbolic, _defaults(self.symbolic, size))
+        spec = self.model.preprocess
+        sized = None if spec is None else msgspec.structs.replace(spec, height=size[0], width=size[1])
+        model = msgspec.structs.replace(self.model, signature=fixed, preprocess=sized)
+        return dataclasses.replace(self, model=model, sizes=(), symbolic=None)
 
     @property
     def graph(self) -> Path:
@@ -56,10 +73,14 @@ class Intake:
 def take_in(job: Job, cache: Path) -> Intake:
     """Import the model and read the data of ``job``. Raises BadInput naming what can't be used."""
     labels = read_labels(job.path(job.model.labels)) if job.model.labels else ()
-    folder, model = _imported(job, labels, cache)
+    sizes = input_sizes(job)
+    folder, model = _imported(job, labels, cache, sizes)
+    symbolic = model.signature
+    if sizes:
+        _check_sizes(sizes, model)
     pictures = None if job.data is None else _scanned(job, job.data, cache)
     warnings: list[str] = []
-    model, more = _settled(job, model, pictures)
+    model, more = _settled(job, model, pictures, sizes)
     warnings += more
     evaluation = None
     if job.eval is not None:
@@ -81,7 +102,10 @@ def take_in(job: Job, cache: Path) -> Intake:
             "no data was given: nothing can be calibrated, accuracy is not known, and parity rests on "
             f"{RANDOM_SAMPLES} random inputs; give --data with pictures like those of the field"
         )
-    return Intake(folder, model, calibration, evaluation, holdout, tuple(warnings))
+    if len(sizes) < 2:
+        return Intake(folder, model, calibration, evaluation, holdout, tuple(warnings))
+    _check_pictures(sizes, (calibration, evaluation, holdout))
+    return Intake(folder, model, calibration, evaluation, holdout, tuple(warnings), sizes, symbolic)
 
 
 def _scanned(
@@ -146,13 +170,14 @@ def read_labels(path: Path) -> tuple[str, ...]:
 # ---------------------------------------------------------------- the model
 
 
-def _imported(job: Job, labels: tuple[str, ...], cache: Path) -> tuple[Path, Model]:
+def _imported(job: Job, labels: tuple[str, ...], cache: Path, sizes: tuple[Size, ...]) -> tuple[Path, Model]:
     source, weights = job.model.source, job.model.weights
     search = (Path(job.base).resolve(), Path.cwd())
     is_file = ":" not in source or job.path(source).exists()
     located = str(job.path(source)) if is_file else source
     weights_path = None if weights is None else str(job.path(weights))
     preset = job.preprocess
+    shapes = _import_shapes(job, sizes, is_file)
 
     def produce(into: Path) -> Model:
         return import_model(
@@ -160,18 +185,37 @@ def _imported(job: Job, labels: tuple[str, ...], cache: Path) -> tuple[Path, Mod
             into,
             name=job.name,
             weights=weights_path,
-            input_shapes=input_shapes(job.model),
+            input_shapes=shapes,
             preprocess=preset,
             labels=labels,
             task=job.model.task,
             search_path=search,
+            sizes=sizes,
         )
 
     code = _code_of(Path(located)) if is_file else _factory_code(source, search)
     given = {"weights": weights_path and _hash_of(Path(weights_path)), "code": code, "tools": _versions()}
-    key = [job.name, located, given, input_shapes(job.model), preset, labels, job.model.task]
+    key = [job.name, located, given, shapes, preset, labels, job.model.task, [] if is_file else sizes]
     folder, model, _ = step(cache, "import", key, Model, produce)
     return folder, model
+
+
+def _import_shapes(job: Job, sizes: tuple[Size, ...], is_file: bool) -> dict[str, tuple[int, ...]]:
+    """What the import fixes: where sizes are asked for nothing in a file, a factory's example at the base."""
+    given = input_shapes(job.model)
+    if not sizes:
+        return given
+    doing = "reading the sizes of"
+    if given and is_file:
+        why = "both sizes and an input shape were given"
+        raise BadInput(doing, job.model.source, why, "Leave the input shape out; the sizes say it")
+    if not is_file and not given and job.preprocess is None:
+        return {"": (1, 3, *sizes[0])}
+    for shape in given.values():
+        if shape[-2:] != sizes[0] and shape[-3:-1] != sizes[0]:
+            why = f"the input shape {shape} is not of the base size, {size_text(sizes[0])}"
+            raise BadInput(doing, job.model.source, why, "Give the input shape of the base size")
+    return given
 
 
 def _code_of(path: Path) -> dict[str, str]:
@@ -219,14 +263,16 @@ def _versions() -> dict[str, str | None]:
 # ---------------------------------------------------------------- what was left open
 
 
-def _settled(job: Job, model: Model, pictures: Dataset | None) -> tuple[Model, list[str]]:
+def _settled(
+    job: Job, model: Model, pictures: Dataset | None, sizes: tuple[Size, ...] = ()
+) -> tuple[Model, list[str]]:
     """Static shapes and a preprocessing, with a warning for each thing that was assumed."""
     warnings: list[str] = []
     given = input_shapes(job.model)
     spec = model.signature.inputs[0]
     takes_pictures = len(model.signature.inputs) == 1 and signature.image_layout(spec) is not None
-    size: tuple[int, int] | None = None
-    if "" in given and takes_pictures:
+    size: Size | None = sizes[0] if sizes else None
+    if "" in given and takes_pictures and size is None:
         shape = given[""]
         size = (shape[2], shape[3]) if signature.image_layout(spec) == "NCHW" else (shape[1], shape[2])
     if job.preprocess is not None:
@@ -235,7 +281,7 @@ def _settled(job: Job, model: Model, pictures: Dataset | None) -> tuple[Model, l
     if open_size and size is None and pictures is not None and _has_pictures(pictures):
         size, warning = data.choose_size(pictures)
         warnings.append(warning)
-    fixed = signature.fix_shapes(model.signature, _defaults(model, size))
+    fixed = signature.fix_shapes(model.signature, _defaults(model.signature, size))
     left = [i for i in fixed.inputs if any(isinstance(n, str) for n in i.shape)]
     if left:
         names = ", ".join(f"{i.name} {'x'.join(map(str, i.shape))}" for i in left)
@@ -259,13 +305,38 @@ def _spatial(spec: TensorSpec) -> tuple[int | str, ...]:
     return spec.shape[2:] if signature.image_layout(spec) == "NCHW" else spec.shape[1:3]
 
 
-def _defaults(model: Model, size: tuple[int, int] | None) -> dict[str, tuple[int, ...]]:
+def _check_sizes(sizes: tuple[Size, ...], model: Model) -> None:
+    """Raises BadInput for a model, as it was imported, that does not take each of them."""
+    doing, asked = "taking the sizes of", sizes_text(sizes)
+    spec = model.signature.inputs[0]
+    if len(model.signature.inputs) != 1 or signature.image_layout(spec) is None:
+        why = f"sizes {asked} were asked for, but the model takes no single picture"
+        raise BadInput(doing, model.name, why, "Leave the sizes out")
+    for axis, name, wanted in zip(_spatial(spec), ("height", "width"), zip(*sizes, strict=True), strict=True):
+        if isinstance(axis, int) and set(wanted) != {axis}:
+            why = f"its {name} is fixed at {axis}, and {asked} were asked for"
+            cure = (
+                "Export it with symbolic height and width (torch.onnx.export's dynamic_shapes), or give the "
+                "PyTorch factory, which is exported so here"
+            )
+            raise BadInput(doing, model.name, why, cure)
+
+
+def _check_pictures(sizes: tuple[Size, ...], data: tuple[Dataset | None, ...]) -> None:
+    """Raises BadInput for tensor files: they fit one size of several."""
+    if any(is_tensor(s) for held in data if held is not None for s in held.samples):
+        why = f"tensor files have one size, and {sizes_text(sizes)} were asked for"
+        cure = "Give pictures, which are prepared for each size"
+        raise BadInput("taking the sizes of", "the data", why, cure)
+
+
+def _defaults(sig: Signature, size: Size | None) -> dict[str, tuple[int, ...]]:
     """An open first axis is a batch of one; open height and width become ``size``.
 
     What --input-shape gave is in the model's signature already.
     """
     shapes = {}
-    for spec in model.signature.inputs:
+    for spec in sig.inputs:
         shape = list(spec.shape)
         if shape and isinstance(shape[0], str):
             shape[0] = 1

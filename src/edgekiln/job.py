@@ -13,6 +13,7 @@ weights = "weights.pth"       # for a factory; package:NAME/PATH is a file of an
 labels = "labels.txt"         # one class name a line
 task = "classification"       # or "tensors"; guessed where it is left out
 input_shape = "1x3x224x224"   # or a table: { name = "1x3x224x224" }
+sizes = [224, "320x416"]      # several input sizes from one build: HEIGHTxWIDTH, the base first
 
 [preprocess]                  # the fields of records.Preprocess
 [budget]                      # max_drop, agreement, sqnr_db, latency_ms, memory_mb, size_mb, ...
@@ -24,8 +25,9 @@ from __future__ import annotations
 import importlib.util
 import re
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -34,6 +36,11 @@ from edgekiln.records import Budget, Preprocess, Record, Task
 
 MAX_JOB_BYTES = 1 << 20
 MAX_FIGURE = 1e15
+MAX_SIDE = 16384
+MAX_SIZES = 16
+
+Size: TypeAlias = tuple[int, int]
+"""Height and width in pixels."""
 
 
 class ModelOrder(Record, frozen=True, kw_only=True):
@@ -42,6 +49,7 @@ class ModelOrder(Record, frozen=True, kw_only=True):
     labels: str | None = None
     task: Task | None = None
     input_shape: str | dict[str, str] | None = None
+    sizes: tuple[int | str, ...] | None = None
 
 
 class BudgetOrder(Record, frozen=True, kw_only=True):
@@ -145,6 +153,7 @@ def check(job: Job, where: object) -> None:
         raise BadInput(
             "reading", where, "it names no device", "Give --device NAME; edgekiln devices lists them"
         )
+    input_sizes(job)
     if job.search.threads is not None and job.search.threads < 1:
         raise BadInput("reading", where, "threads must be at least 1", "Give --threads 1 or more")
     if job.search.samples < 1:
@@ -167,6 +176,45 @@ def parse_shape(text: str) -> tuple[int, ...]:
             "reading the input shape", text, "it is not like 1x3x224x224", "Give --input-shape 1x3x224x224"
         )
     return tuple(int(n) for n in re.split("[x,]", text))
+
+
+def input_sizes(job: Job) -> tuple[Size, ...]:
+    """The (height, width) asked for, each once, the base first: the preprocessing's, else the first given.
+
+    Empty where none was given. Raises BadInput for what is no size, for more than MAX_SIZES, and where the
+    preprocessing's size is none of them.
+    """
+    found = tuple(dict.fromkeys(_size(given) for given in job.model.sizes or ()))
+    doing = "reading the sizes of"
+    if len(found) > MAX_SIZES:
+        why = f"{len(found)} sizes are more than {MAX_SIZES}"
+        raise BadInput(doing, job.model.source, why, "Ask for fewer: each is proved on its own")
+    if not found or job.preprocess is None:
+        return found
+    base = (job.preprocess.height, job.preprocess.width)
+    if base not in found:
+        why = f"[preprocess] says {size_text(base)}, which is none of {sizes_text(found)}"
+        raise BadInput(doing, job.model.source, why, f'Add "{size_text(base)}" to them; it is the base')
+    return base, *(size for size in found if size != base)
+
+
+def _size(given: int | str) -> Size:
+    text = str(given)
+    parts = text.split("x") if re.fullmatch(r"[0-9]{1,5}(x[0-9]{1,5})?", text) else ["0"]
+    height, width = int(parts[0]), int(parts[-1])
+    if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
+        why = f"it is neither a side (224) nor HEIGHTxWIDTH (320x416) of 1 to {MAX_SIDE} pixels"
+        raise BadInput("reading the input size", text, why, "Give --size 224 or --size 320x416")
+    return height, width
+
+
+def size_text(size: Size) -> str:
+    """``320x416``: height, then width, as job files and evidence names write it."""
+    return f"{size[0]}x{size[1]}"
+
+
+def sizes_text(sizes: Iterable[Size]) -> str:
+    return ", ".join(size_text(s) for s in sizes)
 
 
 def located(given: str, base: Path) -> Path:

@@ -7,8 +7,11 @@ and a killed one goes on. One artifact that fails is a row in the report, and th
 
 from __future__ import annotations
 
+import functools
+import itertools
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -21,15 +24,17 @@ from edgekiln.cache import default_root, step
 from edgekiln.choose import choose
 from edgekiln.compile.graph import optimise
 from edgekiln.compile.make import Calibration, Workshop, make, matmul_share, plan
-from edgekiln.compile.targets import TARGETS
+from edgekiln.compile.sizes import Workshops, make_sizes
+from edgekiln.compile.targets import TARGETS, Target
 from edgekiln.devices import Device, load
 from edgekiln.errors import BadInput, EdgekilnError, MachineFault, did_you_mean
 from edgekiln.files import check_space, disk_errors, sha256_file, write_bytes, write_json
 from edgekiln.intake import Intake, dataset_key, samples, take_in
-from edgekiln.job import Job
+from edgekiln.job import Job, Size, size_text
+from edgekiln.model.signature import image_layout
 from edgekiln.progress import Progress, Silent
 from edgekiln.prove.environment import fingerprint, fitness, version_of
-from edgekiln.prove.judge import Judged, Reference, judge, sample_warning
+from edgekiln.prove.judge import KEPT_BYTES, Bound, Judged, Reference, judge, judge_at, sample_warning
 from edgekiln.prove.timing import Contender, Timing, TimingFailure, measure
 from edgekiln.records import (
     Artifact,
@@ -59,15 +64,33 @@ class _Passes(Record, frozen=True, kw_only=True):
     passes: tuple[PassReport, ...]
 
 
-def build(job: Job, progress: Progress | None = None, cache: Path | None = None) -> Build:
+@dataclass(frozen=True)
+class _Work:
+    """What every artifact of a build is made from and held against: at the base size, and at the others."""
+
+    intake: Intake
+    shop: Workshop
+    against: Reference
+    targets: Mapping[str, Target]
+    several: Workshops | None = None
+    others: tuple[tuple[Size, Reference], ...] = ()
+
+
+def build(
+    job: Job,
+    progress: Progress | None = None,
+    cache: Path | None = None,
+    targets: Mapping[str, Target] = TARGETS,
+) -> Build:
     """Run ``job`` and write report.html, decision.json, evidence.json and bundles/ below its out folder.
 
-    Raises BadInput for what the user can mend, MachineFault for a full disk. Where no artifact meets
-    the budget, everything is written all the same and ``decision.met`` is False.
+    ``targets`` is the table of those that are tried. Raises BadInput for what the user can mend,
+    MachineFault for a full disk. Where no artifact meets the budget, everything is written all the same and
+    ``decision.met`` is False.
     """
     say, store, out = progress or Silent(), cache or default_root(), job.path(job.out)
     devices = tuple(load(name) for name in dict.fromkeys(job.devices))
-    _check_search(job)
+    _check_search(job, targets)
     where = fingerprint()
     threads = job.search.threads or min(int(where["cpus_usable"]), 4)
     unfit = fitness()  # before our own work loads the machine
@@ -75,13 +98,13 @@ def build(job: Job, progress: Progress | None = None, cache: Path | None = None)
     with say.step("read the model and the data"):
         intake = take_in(job, store)
     with say.step("optimise the graph"):
-        graph, passes = _optimised(intake, store)
-    # The graph's own hash: one model at two input sizes gives two graphs.
-    shop = Workshop(graph, sha256_file(graph), _calibration(intake), store, threads, intake.model)
+        shop, passes = _shop(intake, store, threads)
+        several, passes = _several(intake, store, threads) if intake.sizes else (None, passes)
     with say.step("run the float model over the data"):
-        against = float_reference(intake, threads)
+        against, others = _references(intake, threads)
         warnings = [*intake.warnings, *normalisation_warning(intake, threads, store)]
-    made, failures = _make_and_prove(job, devices, shop, against, intake, say)
+    work = _Work(intake, shop, against, targets, several, others)
+    made, failures = _make_and_prove(job, devices, work, say)
     with say.step("time what runs on this machine"):
         timings = _timed(made, intake, threads, job.search.samples, store, unfit)
     warnings = [*(f"this machine: {sentence}" for sentence in timings.unfit), *warnings]
@@ -116,17 +139,55 @@ def build(job: Job, progress: Progress | None = None, cache: Path | None = None)
 # ---------------------------------------------------------------- stations
 
 
-def _optimised(intake: Intake, store: Path) -> tuple[Path, tuple[PassReport, ...]]:
-    shapes = {i.name: tuple(int(n) for n in i.shape) for i in intake.model.signature.inputs}
-    probe = next(iter(samples(intake, intake.holdout)))
+def _shop(intake: Intake, store: Path, threads: int) -> tuple[Workshop, tuple[PassReport, ...]]:
+    """The workshop of one size: a static graph. Its name is its own hash: two sizes are two graphs."""
+    shapes = {i.name: tuple(i.shape) for i in intake.model.signature.inputs}
+    graph, passes = _optimised(intake, store, shapes, (intake,))
+    return Workshop(graph, sha256_file(graph), _calibration(intake), store, threads, intake.model), passes
+
+
+def _several(intake: Intake, store: Path, threads: int) -> tuple[Workshops, tuple[PassReport, ...]]:
+    """The workshops of all sizes. The symbolic graph's ranges are found on samples of the base size."""
+    base = intake.sizes[0]
+    layout = image_layout(intake.model.signature.inputs[0])
+    first = {"NCHW": 2, "NHWC": 1}[str(layout)]
+    shapes: dict[str, tuple[int | str, ...]] = {}
+    for spec in intake.model.signature.inputs:
+        shapes[spec.name] = (*spec.shape[:first], "height", "width", *spec.shape[first + 2 :])
+    graph, passes = _optimised(intake, store, shapes, [intake.at(size) for size in intake.sizes])
+    data = _calibration(intake)
+    if data is not None:
+        data = replace(data, remark=f"of {size_text(base)}, the base size alone")
+    flexible = Workshop(graph, sha256_file(graph), data, store, threads, intake.model, intake.sizes)
+
+    @functools.cache
+    def at(size: Size) -> Workshop:
+        return _shop(intake.at(size), store, threads)[0]
+
+    return Workshops(intake.sizes, flexible, at), passes
+
+
+def _optimised(
+    intake: Intake, store: Path, shapes: Mapping[str, tuple[int | str, ...]], sizes: Sequence[Intake]
+) -> tuple[Path, tuple[PassReport, ...]]:
+    """The graph at ``shapes``, each pass checked on a sample of each of ``sizes``."""
+    probe, *others = (next(iter(samples(one, one.holdout))) for one in sizes)
 
     def produce(into: Path) -> _Passes:
-        return _Passes(passes=optimise(intake.graph, shapes, probe, into / "graph.onnx"))
+        return _Passes(passes=optimise(intake.graph, shapes, probe, into / "graph.onnx", others))
 
     tools = [version_of(name) for name in ("onnx", "onnxruntime", "onnxslim", "onnxsim")]
-    key = [intake.model.sha256, shapes, dataset_key(intake.holdout, intake.model), tools]
+    probed = [dataset_key(one.holdout, one.model) for one in sizes]
+    key = [intake.model.sha256, shapes, probed, tools]
     folder, found, _ = step(store, "graph", key, _Passes, produce)
     return folder / "graph.onnx", found.passes
+
+
+def _references(intake: Intake, threads: int) -> tuple[Reference, tuple[tuple[Size, Reference], ...]]:
+    """The float model over the data, at the base size and at the others; all share one bound in memory."""
+    limit = KEPT_BYTES // max(1, len(intake.sizes))
+    others = ((size, float_reference(intake.at(size), threads, limit)) for size in intake.sizes[1:])
+    return float_reference(intake, threads, limit), tuple(others)
 
 
 def _calibration(intake: Intake) -> Calibration | None:
@@ -137,20 +198,15 @@ def _calibration(intake: Intake) -> Calibration | None:
 
 
 def _make_and_prove(
-    job: Job,
-    devices: Sequence[Device],
-    shop: Workshop,
-    against: Reference,
-    intake: Intake,
-    say: Progress,
+    job: Job, devices: Sequence[Device], work: _Work, say: Progress
 ) -> tuple[list[Made], list[Failure]]:
     made: list[Made] = []
     failures = [f for d in devices for f in untried(d, job)]
-    share = matmul_share(shop.graph)
+    share, cache = matmul_share(work.shop.graph), work.shop.cache
     rows = [
         (device, target, name, skip)
         for device in devices
-        for target in _targets(device, job)
+        for target in _targets(device, job, work.targets)
         for name, skip in plan(device, target, job.search.recipes, share)
     ]
     say.expect(2 * sum(not skip for *_, skip in rows))
@@ -161,35 +217,48 @@ def _make_and_prove(
         stage = "make"
         try:
             with say.step(f"make  {device.name} · {target} · {name}"):
-                folder, artifact = make(shop, device, target, name)
+                folder, artifact = _artifact(device, work.targets[target], name, work)
             stage = "prove"
             with say.step(f"prove {device.name} · {target} · {name}"):
-                made.append(_proved(device, artifact, folder, against, intake, shop))
+                made.append(_proved(device, artifact, folder, work))
         except (MachineFault, MemoryError):
             raise
         except EdgekilnError as error:
-            check_space(shop.cache, Path(tempfile.gettempdir()))
+            check_space(cache, Path(tempfile.gettempdir()))
             failures.append(failure(device, target, name, stage, error.why, error.cure))
         except Exception as error:
-            check_space(shop.cache, Path(tempfile.gettempdir()))
+            check_space(cache, Path(tempfile.gettempdir()))
             why = f"{type(error).__name__}: {error}"[:500]
             cure = "This is a fault of edgekiln or of a converter: please report it with the model"
             failures.append(failure(device, target, name, stage, why, cure))
     return made, failures
 
 
-def _proved(
-    device: Device, artifact: Artifact, folder: Path, against: Reference, intake: Intake, shop: Workshop
-) -> Made:
+def _artifact(device: Device, target: Target, name: str, work: _Work) -> tuple[Path, Artifact]:
+    if work.several is None:
+        return make(work.shop, device, target.name, name)
+    return make_sizes(work.several, device, target, name)
+
+
+def _proved(device: Device, artifact: Artifact, folder: Path, work: _Work) -> Made:
+    intake, threads, most = work.intake, work.shop.threads, work.targets[artifact.target].proof_samples
+    bound = None if most is None else Bound(most, f"the proof engine of {artifact.target} is slow")
+
     def produce(into: Path) -> Judged:
-        return judge(artifact, folder, against, shop.threads, this_machine(), into)
+        found = judge(artifact, folder, work.against, threads, this_machine(), into, bound)
+        more = [
+            judge_at(size, artifact, folder, against, threads, this_machine(), bound)
+            for size, against in work.others
+        ]
+        return msgspec.structs.replace(found, evidence=(*found.evidence, *itertools.chain(*more)))
 
     data = [dataset_key(d, intake.model) for d in (intake.holdout, intake.evaluation)]
-    labels = [against.labels, intake.model.task]
+    labels = [work.against.labels, intake.model.task]
     # Not the id: one artifact for two devices is judged once.
     how = [artifact.engine, artifact.proof_engine, artifact.options, artifact.precisions]
-    key = [artifact.files, how, *data, labels, fingerprint()]
-    golden, judged, _ = step(shop.cache, "judge", [key, intake.model.sha256, shop.threads], Judged, produce)
+    where = [artifact.entry, artifact.resolutions, most]
+    key = [artifact.files, how, where, *data, labels, fingerprint()]
+    golden, judged, _ = step(work.shop.cache, "judge", [key, intake.model.sha256, threads], Judged, produce)
     return Made(device, artifact, folder, judged, golden)
 
 
@@ -262,17 +331,17 @@ def _write(result: Build, out: Path) -> None:
 # ---------------------------------------------------------------- rows
 
 
-def _check_search(job: Job) -> None:
+def _check_search(job: Job, targets: Mapping[str, Target]) -> None:
     from edgekiln.compile.recipes import recipe
 
     for name in job.search.recipes or ():
         recipe(name)
     for name in job.search.targets or ():
-        if name not in TARGETS:
+        if name not in targets:
             why = "no target has this name"
-            raise BadInput("choosing the target", name, why, did_you_mean(name, TARGETS))
+            raise BadInput("choosing the target", name, why, did_you_mean(name, targets))
 
 
-def _targets(device: Device, job: Job) -> list[str]:
+def _targets(device: Device, job: Job, known: Mapping[str, Target]) -> list[str]:
     wanted = job.search.targets
-    return [t for t in device.targets if t in TARGETS and (wanted is None or t in wanted)]
+    return [t for t in device.targets if t in known and (wanted is None or t in wanted)]

@@ -12,7 +12,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from edgekiln.compile.graph import MIN_OPSET, _checked, _run, _write, ops, optimise
+from edgekiln.compile.graph import MIN_OPSET, Known, _checked, _run, _write, ops, optimise
 from edgekiln.errors import BadInput
 from edgekiln.records import PassReport
 
@@ -170,7 +170,7 @@ def test_a_real_model_of_opset_11_with_open_axes_becomes_static_at_the_new_opset
 def judged(exported, function):
     model = onnx.load(exported)
     expected = _run(model, PROBE, "net")
-    changed, report = _checked("fake", function, model, PROBE, expected)
+    changed, report = _checked("fake", function, model, [Known(PROBE, expected)])
     return model, changed, report
 
 
@@ -261,7 +261,7 @@ def test_a_small_output_is_not_hidden_behind_a_large_one(tmp_path):
     def shift(copy):
         copy.graph.initializer[1].CopyFrom(numpy_helper.from_array(np.float32([0.8]), "small"))
 
-    changed, report = _checked("fake", edited(shift), model, probe, _run(model, probe, "m"))
+    changed, report = _checked("fake", edited(shift), model, [Known(probe, _run(model, probe, "m"))])
     assert changed is model
     assert "output 'scores' moved by 0.18" in report.note
 
@@ -375,5 +375,5 @@ def test_outputs_that_are_no_floats_are_compared_too(tmp_path):
     def shift(copy):
         copy.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.float32([0.2]), "c"))
 
-    _, report = _checked("fake", edited(shift), model, probe, _run(model, probe, "m"))
+    _, report = _checked("fake", edited(shift), model, [Known(probe, _run(model, probe, "m"))])
     assert "output 'mask' moved" in report.note

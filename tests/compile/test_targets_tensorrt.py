@@ -26,7 +26,7 @@ from fakes.networks import CLS, DET, REC, ocr_model, picture, quantise, sqnr_db
 from fakes.variants import ORIN, PC, order
 
 try:
-    import tensorrt_rtx  # noqa: F401
+    import tensorrt_rtx
 
     RTX = True
 except ImportError:
@@ -157,9 +157,11 @@ def planned(net: Path, tmp_path: Path) -> Path:
 
 def test_without_the_wheel_the_check_has_not_passed_nor_failed(planned: Path, monkeypatch) -> None:
     fake_rtx(planned / "fake", "raise ImportError('no libtensorrt_rtx.so.1')", monkeypatch)
-    found = trt_check.check(planned, "SM86", "")
+    found, placement = trt_check.check(planned, "SM86", "")
     assert found.passed is None
     assert "no libtensorrt_rtx.so.1" in found.detail
+    assert (placement.operators, placement.taken, placement.partitions) == (None, None, None)
+    assert "was not asked: tensorrt-rtx can't be loaded" in placement.detail
 
 
 def test_a_crash_of_the_native_code_fails_with_its_last_words(planned: Path, monkeypatch) -> None:
@@ -171,14 +173,15 @@ def test_a_crash_of_the_native_code_fails_with_its_last_words(planned: Path, mon
 
 def test_a_hang_is_given_up_and_said(planned: Path, monkeypatch) -> None:
     fake_rtx(planned / "fake", "import time; time.sleep(60)", monkeypatch)
-    found = trt_check.check(planned, "SM86", "", time_limit_s=1.0)
+    found, placement = trt_check.check(planned, "SM86", "", time_limit_s=1.0)
     assert found.passed is None
     assert "not finished after 1 s" in found.detail
+    assert "not finished after 1 s" in placement.detail
 
 
 @needs_rtx
 def test_a_capability_it_can_not_build_for_is_said(planned: Path) -> None:
-    found = trt_check.check(planned, "SM87", "")
+    found, _ = trt_check.check(planned, "SM87", "")
     assert found.passed is None
     assert "does not build for SM87" in found.detail
 
@@ -190,6 +193,56 @@ def test_the_module_prints_one_line_of_json(planned: Path) -> None:
     said = json.loads(run.stdout)
     assert said["ok"] is True
     assert said["engine_bytes"] > 10_000
+
+
+@needs_rtx
+def test_the_parsers_own_answer_says_which_nodes_it_takes(net: Path, symmetric: Path, tmp_path: Path) -> None:
+    for recipe, path in (("fp32", net), ("int8-static-minmax", symmetric)):
+        (placed,) = made(path, recipe, tmp_path / recipe).placement
+        nodes = len(onnx.load(tmp_path / recipe / "out/model.onnx").graph.node)
+        assert (placed.operators, placed.taken, placed.partitions) == (nodes, nodes, 1)
+        assert (placed.how, placed.fallback) == ("emulated", {})
+        assert "TensorRT-RTX" in placed.detail
+
+
+@needs_rtx
+def test_a_node_that_the_parser_does_not_take_is_counted_by_type(net: Path, tmp_path: Path) -> None:
+    model = onnx.load(net)
+    model.graph.node.append(helper.make_node("Det", ["image"], ["determinant"], name="odd"))
+    model.graph.output.append(helper.make_tensor_value_info("determinant", TensorProto.FLOAT, [1, 3]))
+    onnx.save(model, tmp_path / "model.onnx")
+    found = trt_check._placed(tensorrt_rtx, tmp_path)
+    assert found["fallback"] == {"Det": 1}
+    assert found["taken"] == found["operators"] - 1
+
+
+@needs_rtx
+def test_a_graph_of_several_sizes_is_built_with_a_profile_for_each(
+    any_size_net: Path, tmp_path: Path
+) -> None:
+    sizes = ((32, 32), (48, 64))
+    ordered = order(tmp_path / "v", any_size_net, "bf16", ORIN, sizes=sizes)
+    artifact = convert(ordered, tmp_path / "out")
+    assert artifact.checks[-1].passed is True
+    plan = msgspec.json.decode((tmp_path / "out/plan.json").read_bytes(), type=Plan)
+    shapes = [p["image"] for p in plan.profiles]
+    assert [s.opt for s in shapes] == [(1, 3, 32, 32), (1, 3, 48, 64)]
+    assert all(s.min == s.opt == s.max for s in shapes)
+    places = [plan.trtexec.index(f"--profile={n}") for n in (0, 1)]
+    assert plan.trtexec[places[1] + 1] == "--minShapes=image:1x3x48x64"
+    assert places[0] < plan.trtexec.index("--optShapes=image:1x3x32x32") < places[1]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "stated"), [("fp32", "float32;"), ("fp16", "float16;"), ("bf16", "bfloat16 (")]
+)
+def test_the_arithmetic_is_stated_for_each_recipe(
+    recipe: str, stated: str, net: Path, tmp_path: Path
+) -> None:
+    artifact = made(net, recipe, tmp_path)
+    (rule,) = (c for c in artifact.checks if c.name == "precision")
+    assert f"strongly typed: {stated}" in rule.detail
+    assert "never rounded to TF32" in rule.detail
 
 
 # ---------------------------------------------------------------- rules

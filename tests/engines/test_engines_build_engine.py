@@ -79,23 +79,49 @@ def test_a_second_call_finds_the_engine_and_a_changed_plan_gpu_or_version_does_n
     other_version = builder.prepare(TensorRT("11.1.0"), artifact, into, GPU)
     other_plan = builder.prepare(trt, folder(tmp_path, dynamic_net, workspace_bytes=None), into, GPU)
     assert len({first, other_gpu, other_version, other_plan}) == 4
-    names = {path.name for path in into.iterdir()}
-    assert names == {p.name for p in (first, other_gpu, other_version, other_plan)} | {"timing.cache"}
+    engines = {path.name for path in into.iterdir() if path.suffix == ".engine"}
+    assert engines == {p.name for p in (first, other_gpu, other_version, other_plan)}
 
 
-def test_the_timing_cache_is_kept_used_again_and_begun_anew_when_it_is_another_machines(
+def test_the_timing_cache_of_a_gpu_and_version_lies_beside_the_engine_and_serves_its_next_build(
     dynamic_net: Path, tmp_path: Path
 ) -> None:
     into, artifact = tmp_path / "into", folder(tmp_path, dynamic_net)
-    builder.prepare(TensorRT("10.3.0"), artifact, into, GPU)
-    assert (into / "timing.cache").read_bytes() == b"orin+timings"
+    engine = builder.prepare(TensorRT("10.3.0"), artifact, into, GPU)
+    kept = into / "orin-nvgpu-sm87-trt10.3.0-timing.cache"
+    assert kept.read_bytes() == b"orin+timings"
+    engine.unlink()
     again = TensorRT("10.3.0")
-    builder.prepare(again, artifact, into, "other gpu")
+    assert builder.prepare(again, artifact, into, GPU) == engine
     assert asked(again, "cache") == [b"orin+timings"]
-    foreign = TensorRT("10.3.0", own_cache=b"thor")
-    builder.prepare(foreign, artifact, into, "third gpu")
-    assert asked(foreign, "cache") == [b"orin+timings+timings", b""]
-    assert (into / "timing.cache").read_bytes() == b"thor+timings"
+    assert kept.read_bytes() == b"orin+timings+timings"
+
+
+def test_another_gpu_or_version_begins_a_timing_cache_of_its_own(dynamic_net: Path, tmp_path: Path) -> None:
+    into, artifact = tmp_path / "into", folder(tmp_path, dynamic_net)
+    builder.prepare(TensorRT("10.3.0"), artifact, into, GPU)
+    for version, gpu in (("10.3.0", "Thor sm110"), ("11.0.0", GPU)):
+        other = TensorRT(version)
+        builder.prepare(other, artifact, into, gpu)
+        assert asked(other, "cache") == [b""]
+    assert len(list(into.glob("*timing.cache"))) == 3
+
+
+def test_a_timing_cache_that_tensorrt_does_not_take_is_begun_anew(dynamic_net: Path, tmp_path: Path) -> None:
+    into, artifact = tmp_path / "into", folder(tmp_path, dynamic_net)
+    builder.prepare(TensorRT("10.3.0"), artifact, into, GPU).unlink()
+    foreign = TensorRT("10.3.0", own_cache=b"other driver")
+    builder.prepare(foreign, artifact, into, GPU)
+    assert asked(foreign, "cache") == [b"orin+timings", b""]
+    (kept,) = into.glob("*timing.cache")
+    assert kept.read_bytes() == b"other driver+timings"
+
+
+def test_every_profile_of_the_plan_is_asked_for_in_its_order(dynamic_net: Path, tmp_path: Path) -> None:
+    shapes = [{"image": {key: [n, 3, 32, 32] for key in ("min", "opt", "max")}} for n in (2, 1, 4)]
+    trt = TensorRT("10.3.0")
+    builder.build(trt, folder(tmp_path, dynamic_net, profiles=shapes))
+    assert [p["image"][1][0] for p in asked(trt, "profile")] == [2, 1, 4]
 
 
 @pytest.mark.parametrize("version", ["8.6.1", "9.3.0", "12.0.0"])

@@ -111,6 +111,45 @@ def test_a_shape_outside_the_profile_is_bad_input(
         runner({"image": np.zeros((5, 3, 32, 32), np.float32)})
 
 
+def profile(*shapes: tuple[int, ...]) -> dict[str, Any]:
+    """A profile of the classifier's input: least, tuned and greatest shape, or one for all three."""
+    three = shapes if len(shapes) == 3 else shapes * 3
+    return {"image": dict(zip(("min", "opt", "max"), map(list, three), strict=True))}
+
+
+def test_the_profile_that_was_tuned_for_the_shape_is_made_active(
+    machine: SimpleNamespace, any_size_net: Path, tmp_path: Path
+) -> None:
+    sizes = [(1, 3, 32, 32), (1, 3, 48, 64), (1, 3, 64, 64)]
+    made = folder(tmp_path, any_size_net, profiles=[profile(s) for s in sizes])
+    runner = engine.open(ARTIFACT, made, 1)
+    for size in (sizes[2], sizes[0], sizes[0], sizes[1]):
+        x = picture(1, size)
+        assert np.array_equal(runner({"image": x})["logits"], expected(any_size_net, x))
+    assert runner._engine.switches == [2, 0, 1], "an active profile is not switched to again"
+
+
+def test_among_profiles_that_fit_the_tuned_one_wins_and_the_first_otherwise(
+    machine: SimpleNamespace, any_size_net: Path, tmp_path: Path
+) -> None:
+    wide = profile((1, 3, 16, 16), (1, 3, 64, 64), (1, 3, 96, 96))
+    made = folder(tmp_path, any_size_net, profiles=[wide, profile((1, 3, 32, 32))])
+    runner = engine.open(ARTIFACT, made, 1)
+    runner({"image": picture(1, (1, 3, 32, 32))})
+    runner({"image": picture(1, (1, 3, 40, 40))})
+    assert runner._engine.switches == [1, 0]
+
+
+def test_a_shape_that_no_profile_takes_is_bad_input_that_names_theirs(
+    machine: SimpleNamespace, any_size_net: Path, tmp_path: Path
+) -> None:
+    made = folder(tmp_path, any_size_net, profiles=[profile((1, 3, 32, 32)), profile((1, 3, 48, 64))])
+    runner = engine.open(ARTIFACT, made, 1)
+    with pytest.raises(BadInput, match=r"no profile takes image \(1, 3, 48, 48\)") as caught:
+        runner({"image": picture(1, (1, 3, 48, 48))})
+    assert "(1, 3, 48, 64)" in caught.value.cure
+
+
 def test_wrong_input_names_are_bad_input(machine: SimpleNamespace, dynamic_net: Path, tmp_path: Path) -> None:
     runner = engine.open(ARTIFACT, folder(tmp_path, dynamic_net), 1)
     with pytest.raises(BadInput, match="Give image"):

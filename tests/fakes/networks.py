@@ -84,6 +84,16 @@ def export(path: Path, dynamic_batch: bool) -> Path:
     return path
 
 
+def any_size(source: Path, into: Path) -> Path:
+    """``source`` with symbolic height and width; what exporters noted of inner shapes goes."""
+    model = onnx.load(source)
+    for axis, name in ((2, "height"), (3, "width")):
+        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = name
+    del model.graph.value_info[:]
+    onnx.save(model, into)
+    return into
+
+
 def picture(seed: int, shape: tuple[int, ...] = SHAPE) -> NDArray[np.float32]:
     """Noise with structure: not the same in every channel and place."""
     made = np.random.default_rng(seed)

@@ -171,6 +171,10 @@ class _Engine:
         self.inputs = {i.name: i for i in self.session.get_inputs()}
         self.outputs = [o.name for o in self.session.get_outputs()]
         self.num_io_tensors = len(self.inputs) + len(self.outputs)
+        # As the real one: an engine without dynamic axes has one profile, made by the builder.
+        self.num_optimization_profiles = max(1, len(self.profiles))
+        self.active_optimization_profile = 0
+        self.switches: list[int] = []
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
 
@@ -194,11 +198,22 @@ class _Engine:
         return TensorIOMode.INPUT if name in self.inputs else TensorIOMode.OUTPUT
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        for profile in self.profiles:
-            least, _, most = profile[name]
+        if self.profiles:
+            least, _, most = self.profiles[self.active_optimization_profile][name]
             if not all(a <= s <= b for a, s, b in zip(least, shape, most, strict=True)):
                 return False
         self.shapes[name] = shape
+        return True
+
+    def get_tensor_profile_shape(self, name: str, index: int) -> list[tuple[int, ...]]:
+        return [tuple(shape) for shape in self.profiles[index][name]]
+
+    def set_optimization_profile_async(self, index: int, stream: int) -> bool:
+        if not 0 <= index < self.num_optimization_profiles:
+            return False
+        self.active_optimization_profile = index
+        self.switches.append(index)
+        self.shapes.clear()
         return True
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:

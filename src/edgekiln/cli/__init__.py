@@ -124,6 +124,12 @@ def _model(verb: argparse.ArgumentParser) -> None:
 
 def _build(verb: argparse.ArgumentParser) -> None:
     _model(verb)
+    verb.add_argument(
+        "--size",
+        action="append",
+        metavar="224",
+        help="an input size, 224 or HEIGHTxWIDTH; repeat for several, the first is the base",
+    )
     verb.add_argument("--device", action="append", metavar="NAME", help="repeat for several; default host")
     verb.add_argument("--data", metavar="DIR", help="pictures (or .npz) like those of the field")
     verb.add_argument("--holdout", metavar="DIR", help="others, on which agreement is judged")

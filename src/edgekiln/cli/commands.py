@@ -120,6 +120,7 @@ def _job(given: argparse.Namespace) -> Job:
         labels=path(given.labels),
         task=given.task,
         input_shape=None if not text else text.get("", text),
+        sizes=None if given.size is None else tuple(given.size),
     )
     budget = _laid_over(job.budget, **{f: getattr(given, f, None) for f in BudgetOrder.__struct_fields__})
     search = _laid_over(

@@ -11,9 +11,9 @@ import contextlib
 import io
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,13 +26,26 @@ MIN_OPSET = 17  # per-channel DequantizeLinear needs 13, LayerNormalization 17
 PARITY = 1e-3  # largest error that a pass may bring, as a share of the output's largest magnitude
 
 
+class Known(NamedTuple):
+    """A sample, and what the untouched graph gives for it."""
+
+    probe: Arrays
+    expected: dict[str, NDArray[Any]]
+
+
 def optimise(
-    source: Path, shapes: dict[str, tuple[int, ...]], probe: Arrays, into: Path
+    source: Path,
+    shapes: Mapping[str, tuple[int | str, ...]],
+    probe: Arrays,
+    into: Path,
+    others: Sequence[Arrays] = (),
 ) -> tuple[PassReport, ...]:
     """Run every pass over the ONNX file ``source`` and write the result to ``into``.
 
-    ``shapes`` fixes the inputs' shapes; ``probe`` is one real sample of those shapes, on which each
-    pass is checked. Raises BadInput where the shapes do not fit the graph, or its outputs hold NaN.
+    ``shapes`` fixes the inputs' shapes; an axis that it names by a string stays symbolic, under that name.
+    ``probe`` is one real sample, on which each pass is checked; ``others`` are samples of other sizes that
+    the symbolic axes have to take, so that a pass which bakes one size in is undone. Raises BadInput where
+    the shapes do not fit the graph, the graph refuses a size, or its outputs hold NaN.
     """
     import onnx
 
@@ -42,11 +55,12 @@ def optimise(
     reports.append(report)
     expected = _run(model, probe, source.name)
     _check_finite(expected, source.name)
-    model, report = _checked("opset-upgrade", _upgrade_opset, model, probe, expected)
+    known = [Known(probe, expected), *(_at_size(model, other, source.name) for other in others)]
+    model, report = _checked("opset-upgrade", _upgrade_opset, model, known)
     reports.append(report)
     tried = [
-        _checked("simplify-onnxslim", _onnxslim, model, probe, expected),
-        _checked("simplify-onnxsim", _onnxsim, model, probe, expected),
+        _checked("simplify-onnxslim", _onnxslim, model, known),
+        _checked("simplify-onnxsim", _onnxsim, model, known),
     ]
     model, simplified = _better(model, tried)
     reports += simplified
@@ -59,7 +73,7 @@ def optimise(
 # ---------------------------------------------------------------- passes
 
 
-def _static_shapes(model: Any, shapes: dict[str, tuple[int, ...]]) -> tuple[Any, PassReport]:
+def _static_shapes(model: Any, shapes: Mapping[str, tuple[int | str, ...]]) -> tuple[Any, PassReport]:
     import onnx
 
     started, before = time.perf_counter(), len(model.graph.node)
@@ -84,10 +98,13 @@ def _static_shapes(model: Any, shapes: dict[str, tuple[int, ...]]) -> tuple[Any,
                 f"{_x(shape)} does not fit the model's {_x(said)}",
                 "Give --input-shape with numbers that fit, or leave it out",
             )
-        if any(d.dim_value <= 0 for d in axes):
+        if said != list(shape):
             notes.append(f"{info.name}: {_x(said)} → {_x(shape)}")
         for axis, n in zip(axes, shape, strict=True):
-            axis.dim_value = n
+            if isinstance(n, str):
+                axis.dim_param = n
+            else:
+                axis.dim_value = n
     if notes:
         # Recorded shapes of inner tensors may still name the old axes.
         del fixed.graph.value_info[:]
@@ -179,10 +196,12 @@ def _checked(
     name: str,
     function: Callable[[Any], tuple[Any, str]],
     model: Any,
-    probe: Arrays,
-    expected: dict[str, NDArray[Any]],
+    known: Sequence[Known],
 ) -> tuple[Any, PassReport]:
-    """Run one pass; give back its graph, or ``model`` again with the reason in the report."""
+    """Run one pass; give back its graph, or ``model`` again with the reason in the report.
+
+    The error that is reported is the largest over all of ``known``.
+    """
     import onnx
 
     started = time.perf_counter()
@@ -191,9 +210,10 @@ def _checked(
     try:
         changed, note = function(model)
         onnx.checker.check_model(changed)
-        found = _run(changed, probe, name)
-        error = _max_error(expected, found)
-        moved = _moved(expected, found)
+        found = [_run(changed, one.probe, name) for one in known]
+        error = max(_max_error(one.expected, f) for one, f in zip(known, found, strict=True))
+        moves = [_moved(one.expected, f) for one, f in zip(known, found, strict=True)]
+        moved = next((m for m in moves if m is not None), None)
         kept = moved is None
         if moved is not None:
             note += f"; undone: output {moved} moved by {error:.3g}"
@@ -278,6 +298,18 @@ def _run(model: Any, probe: Arrays, name: str) -> dict[str, NDArray[Any]]:
             str(error).strip().splitlines()[-1][:300],
             "Check that the shapes and the data fit the model (edgekiln inspect shows its signature)",
         ) from error
+
+
+def _at_size(model: Any, probe: Arrays, name: str) -> Known:
+    """``probe`` of another size with its outputs. Raises BadInput where the graph refuses that size."""
+    size = ", ".join(f"{n} {_x(np.shape(v))}" for n, v in probe.items())
+    try:
+        expected = _run(model, probe, name)
+        _check_finite(expected, name)
+    except BadInput as error:
+        cure = "Ask only for sizes that the model takes: one that flattens its features has a single one"
+        raise BadInput("running the model at", size, error.why, cure) from error
+    return Known(probe, expected)
 
 
 def _check_finite(outputs: dict[str, NDArray[Any]], name: str) -> None:

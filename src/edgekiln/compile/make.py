@@ -50,11 +50,15 @@ TOOLS = (
 
 @dataclass(frozen=True)
 class Calibration:
-    """Samples to find ranges on, as often as asked for; ``sha256`` names them in the cache."""
+    """Samples to find ranges on, as often as asked for; ``sha256`` names them in the cache.
+
+    ``remark`` is what a reader of the ranges should know of the samples (their size, of several).
+    """
 
     samples: Callable[[], Iterable[dict[str, NDArray[Any]]]]
     n: int
     sha256: str
+    remark: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,8 +66,8 @@ class Workshop:
     """What every artifact of one build is made from: the float graph, the data, the cache.
 
     ``model_sha256`` is the hash of ``graph``: it names the graph in the cache. ``model`` is what the
-    bundle will say of it: signature, preprocessing, labels. Without ``converters`` conversions run in
-    this process.
+    bundle will say of it: signature, preprocessing, labels. ``sizes`` are the (height, width) that a graph
+    with symbolic height and width is made for. Without ``converters`` conversions run in this process.
     """
 
     graph: Path
@@ -72,6 +76,7 @@ class Workshop:
     cache: Path
     threads: int
     model: Model
+    sizes: tuple[tuple[int, int], ...] = ()
     converters: Converters | None = None
 
 
@@ -131,6 +136,7 @@ def make(shop: Workshop, device: Device, target: str, recipe_name: str) -> tuple
         device=device,
         model=shop.model,
         calibration=str(_samples(shop)) if left else None,
+        sizes=shop.sizes,
         threads=shop.threads,
     )
 
@@ -142,7 +148,7 @@ def make(shop: Workshop, device: Device, target: str, recipe_name: str) -> tuple
     about = [shop.model.signature, shop.model.preprocess, shop.model.labels, shop.model.task]
     traits = [getattr(device, field) for field in TARGETS[target].per]
     data = shop.calibration.sha256 if left and shop.calibration else ""
-    key = [variant.sha256, which, form, target, about, traits, data, _tools()]
+    key = [variant.sha256, which, form, target, about, traits, data, shop.sizes, _tools()]
     folder, artifact, _ = step(shop.cache, "artifact", key, Artifact, produce)
     return folder, msgspec.structs.replace(artifact, id=f"{device.name}.{target}.{which.name}")
 
@@ -217,13 +223,13 @@ def _apply(one: Pass, shop: Workshop, form: str, path: Path, into: Path) -> tupl
     elif one.name == "quantise-static":
         rule = str(one.params["rule"])
         held = quantise_static(path, _observations(shop), rule, one.params, DIALECTS[form], into)
-        n = shop.calibration.n if shop.calibration else 0
-        note = f"dialect {form}: {len(held)} ranges by {rule} from {n} samples"
+        note = f"dialect {form}: {len(held)} ranges by {rule} from {_samples_text(shop)}"
     elif one.name == "quantise-dynamic":
         quantise_dynamic(path, into)
     elif one.name == "quantise-nncf":
         into = _nncf(str(one.params["preset"]), shop, path, into.parent)
-        note = f"NNCF {importlib.metadata.version('nncf')}, preset {one.params['preset']}"
+        version, preset = importlib.metadata.version("nncf"), one.params["preset"]
+        note = f"NNCF {version}, preset {preset}, from {_samples_text(shop)}"
     else:
         raise ConversionFailed("applying", one.name, "no pass has this name", "Check the recipe")
     after = ops(onnx.load(into, load_external_data=False)) if into.suffix == ".onnx" else _ir_ops(into)
@@ -237,6 +243,11 @@ def _apply(one: Pass, shop: Workshop, form: str, path: Path, into: Path) -> tupl
         ops_after=after,
         note=note,
     )
+
+
+def _samples_text(shop: Workshop) -> str:
+    data = shop.calibration
+    return "no sample" if data is None else f"{data.n} samples{data.remark and f' ({data.remark})'}"
 
 
 def _precision(kind: str, path: Path, into: Path) -> tuple[Path, str]:

@@ -11,9 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
+import msgspec
 from numpy.typing import NDArray
 
 from edgekiln.errors import BadInput, did_you_mean
+from edgekiln.files import inside
 from edgekiln.records import Artifact
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
@@ -38,15 +40,52 @@ class Runner(Protocol):
     def close(self) -> None: ...
 
 
-def open_engine(name: str, artifact: Artifact, folder: Path, threads: int) -> Runner:
+def open_engine(
+    name: str, artifact: Artifact, folder: Path, threads: int, size: tuple[int, int] | None = None
+) -> Runner:
     """Load ``artifact`` (its files lie in ``folder``) with engine ``name`` on ``threads`` threads.
 
-    Raises NotRunnableHere, MissingExtra, or BadInput for an engine nobody knows.
+    ``size`` is the (height, width) to be run where the artifact has several; None is its base. Raises
+    NotRunnableHere, MissingExtra, or BadInput for an engine nobody knows or a size that it has not.
     """
     if name not in ENGINES:
         raise BadInput("opening", artifact.entry, f"unknown engine '{name}'", did_you_mean(name, ENGINES))
-    runner: Runner = importlib.import_module(ENGINES[name]).open(artifact, folder, threads)
+    one, where = at_size(artifact, folder, size)
+    runner: Runner = importlib.import_module(ENGINES[name]).open(one, where, threads)
     return runner
 
 
-__all__ = ["ENGINES", "Arrays", "Runner", "open_engine"]
+def at_size(artifact: Artifact, folder: Path, size: tuple[int, int] | None) -> tuple[Artifact, Path]:
+    """The artifact and folder of one size: as they are where it is flexible or has one size.
+
+    One file per size lies in a folder per size that is whole in itself (``320x416/``); options that differ
+    between the sizes bear that prefix too. Raises BadInput for a size that the artifact does not take.
+    """
+    if not artifact.resolutions:
+        return artifact, folder
+    sizes = {(r.height, r.width): r.entry for r in artifact.resolutions}
+    if size is not None and size not in sizes:
+        known = ", ".join(f"{h}x{w}" for h, w in sizes)
+        doing, why = "opening at", f"the artifact takes {known}"
+        raise BadInput(doing, f"{size[0]}x{size[1]}", why, "Choose one of these sizes")
+    if artifact.flexible:
+        return artifact, folder
+    entry = artifact.entry if size is None else sizes[size]
+    inner, _, own = entry.partition("/")
+    if not own:
+        why = "an artifact of one file per size keeps each in a folder of its own"
+        raise BadInput("opening", entry, why, "Fetch the bundle again; it is damaged")
+    every = {f"{h}x{w}/" for h, w in sizes}
+    plain = {k: v for k, v in artifact.options.items() if not any(k.startswith(p) for p in every)}
+    prefix = f"{inner}/"
+    special = {k.removeprefix(prefix): v for k, v in artifact.options.items() if k.startswith(prefix)}
+    files = tuple(
+        msgspec.structs.replace(f, path=f.path.removeprefix(prefix))
+        for f in artifact.files
+        if f.path.startswith(prefix)
+    )
+    one = msgspec.structs.replace(artifact, entry=own, files=files, options=plain | special, resolutions=())
+    return one, inside(folder, inner, "opening")
+
+
+__all__ = ["ENGINES", "Arrays", "Runner", "at_size", "open_engine"]

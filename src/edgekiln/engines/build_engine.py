@@ -49,10 +49,15 @@ def gpu_name() -> str:
     return f"{name.value.decode()} sm{sm[0].value}{sm[1].value}"
 
 
-def parse(trt: Any, builder: Any, logger: Any, model: Path) -> Any:
-    """The ONNX file as a strongly typed network: a flag in TensorRT 10, the only kind from 11 on."""
+def create_network(trt: Any, builder: Any) -> Any:
+    """A strongly typed network: a flag in TensorRT 10, the only kind from 11 on."""
     strong = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-    network = builder.create_network(0 if strong is None else 1 << int(strong))
+    return builder.create_network(0 if strong is None else 1 << int(strong))
+
+
+def parse(trt: Any, builder: Any, logger: Any, model: Path) -> Any:
+    """The ONNX file as a network. Raises BuildFailed with the parser's messages."""
+    network = create_network(trt, builder)
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(model)):
         found = (parser.get_error(i) for i in range(parser.num_errors))
@@ -119,7 +124,10 @@ def write_whole(path: Path, data: Any) -> None:
 
 
 def prepare(trt: Any, folder: Path, into: Path, gpu: str) -> Path:
-    """The engine for this GPU, TensorRT and model (all in its name): found in ``into``, or built there."""
+    """The engine for this GPU, TensorRT and model (all in its name): found in ``into``, or built there.
+
+    The timing cache of this GPU and TensorRT lies beside it, so that the next build measures less.
+    """
     plan, version = read_plan(folder), trt.__version__
     number = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
     if not tuple(plan["tensorrt_min"]) <= number < (plan["tensorrt_below"],):
@@ -127,7 +135,7 @@ def prepare(trt: Any, folder: Path, into: Path, gpu: str) -> Path:
         raise BuildFailed({"message": f"TensorRT {version} is installed, the plan needs one {wanted}"})
     digest = hashlib.sha256((folder / PLAN).read_bytes() + (folder / MODEL).read_bytes()).hexdigest()
     slug = re.sub(r"[^A-Za-z0-9]+", "-", gpu).strip("-").lower()
-    path, cache = into / f"{slug}-trt{version}-{digest[:16]}.engine", into / CACHE
+    path, cache = into / f"{slug}-trt{version}-{digest[:16]}.engine", into / f"{slug}-trt{version}-{CACHE}"
     if not path.exists():
         engine, timings = build(trt, folder, cache.read_bytes() if cache.exists() else b"")
         write_whole(cache, timings)

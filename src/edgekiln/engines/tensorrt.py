@@ -63,6 +63,11 @@ def open(artifact: Artifact, folder: Path, threads: int) -> _Execution:
     return _Execution(trt, cudart, runtime, engine)
 
 
+def _within(shape: tuple[int, ...], least: Any, _tuned: Any, most: Any) -> bool:
+    ranks_agree = len(shape) == len(least) == len(most)
+    return ranks_agree and all(a <= n <= b for a, n, b in zip(least, shape, most, strict=True))
+
+
 class _Execution:
     """One execution context, one stream, one buffer per tensor that grows and is used again."""
 
@@ -70,6 +75,7 @@ class _Execution:
         self._cudart = cudart
         # The runtime must outlive the engine, and the engine its context.
         self._alive = [runtime, engine]
+        self._engine = engine
         self._context = engine.create_execution_context()
         self._stream = self._cuda(cudart.cudaStreamCreate())
         self._buffers: dict[str, tuple[int, int]] = {}
@@ -84,6 +90,7 @@ class _Execution:
             raise BadInput("running with TensorRT", "engine", why, f"Give {', '.join(self._inputs)}")
         host = {n: np.ascontiguousarray(inputs[n], dtype=self._dtypes[n]) for n in self._inputs}
         kinds = self._cudart.cudaMemcpyKind
+        self._choose_profile({n: array.shape for n, array in host.items()})
         for name, array in host.items():
             if not self._context.set_input_shape(name, array.shape):
                 cure = "Give a shape between the profile's min and max (plan.json)"
@@ -109,8 +116,32 @@ class _Execution:
         self._buffers.clear()
         if self._stream is not None:
             self._cuda(self._cudart.cudaStreamDestroy(self._stream))
-        self._stream = self._context = None
+        self._stream = self._context = self._engine = None
         self._alive.clear()
+
+    def _choose_profile(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        """Of an engine's several profiles make one active that these shapes fit, tuned for them if possible.
+
+        Raises BadInput where they fit none. Switching forgets all input shapes, which every call sets anew.
+        """
+        count = self._engine.num_optimization_profiles
+        if count < 2:
+            return
+        ranges = [{n: self._engine.get_tensor_profile_shape(n, i) for n in shapes} for i in range(count)]
+        fits = [i for i in range(count) if all(_within(shapes[n], *ranges[i][n]) for n in shapes)]
+        if not fits:
+            optima = "; ".join(", ".join(f"{n} {tuple(r[1])}" for n, r in one.items()) for one in ranges)
+            given = ", ".join(f"{n} {shape}" for n, shape in shapes.items())
+            cure = f"Give shapes that one profile takes: {optima}"
+            raise BadInput("running with TensorRT", "engine", f"no profile takes {given}", cure)
+        tuned = (i for i in fits if all(tuple(ranges[i][n][1]) == shapes[n] for n in shapes))
+        best = next(tuned, fits[0])
+        if best == self._context.active_optimization_profile:
+            return
+        if not self._context.set_optimization_profile_async(best, self._stream):
+            why = f"it refuses profile {best}"
+            raise MachineFault("running with TensorRT", "engine", why, "See TensorRT's log above")
+        self._cuda(self._cudart.cudaStreamSynchronize(self._stream))
 
     def _result(self, name: str) -> NDArray[Any]:
         """An empty array for an output, of the shape that the inputs of this call give it."""

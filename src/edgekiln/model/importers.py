@@ -36,6 +36,7 @@ def import_model(
     labels: tuple[str, ...] = (),
     task: Task | None = None,
     search_path: tuple[Path, ...] = (),
+    sizes: tuple[tuple[int, int], ...] = (),
 ) -> Model:
     """Write ``into/model.onnx`` from ``source`` and return what is known about it.
 
@@ -44,11 +45,13 @@ def import_model(
     ``input_shapes`` fixes dynamic axes of an ONNX file and is needed for a factory, unless
     ``preprocess`` says the size; its key "" is the only input. An export is compared with torch at once;
     ``Source.parity_max_error`` is the largest absolute difference. Equal input gives equal bytes.
+    ``sizes`` are the (height, width) that the graph has to take, the first of them its base: a factory is
+    exported with height and width symbolic, a file has to have them so.
 
     Raises BadInput for a source that can't be used, MissingExtra without torch, ConversionFailed where
     no exporter gives what torch gives.
     """
-    proto, origin, notes = _load(source, weights, input_shapes or {}, preprocess, search_path)
+    proto, origin, notes = _load(source, weights, input_shapes or {}, preprocess, search_path, sizes)
     sig = signature(proto)
     if input_shapes and origin.kind != "torch":
         sig = _fix(proto, sig, input_shapes)
@@ -80,6 +83,7 @@ def _load(
     shapes: Shapes,
     preprocess: Preprocess | None,
     search_path: tuple[Path, ...],
+    sizes: tuple[tuple[int, int], ...],
 ) -> tuple[ModelProto, Source, list[str]]:
     """The graph of ``source``, where it came from, and what a user should be told."""
     from edgekiln.model import torch_export, torch_source
@@ -87,8 +91,13 @@ def _load(
     path = Path(source)
     if torch_source.is_factory(source) and not path.exists():
         torch_source.import_torch(_DOING, source)
+        base = _torch_shapes(shapes, preprocess, source)
         found, files = torch_export.export_factory(
-            source, Path(weights) if weights else None, _torch_shapes(shapes, preprocess, source), search_path
+            source,
+            Path(weights) if weights else None,
+            base,
+            search_path,
+            [_resized(base, size, source) for size in sizes],
         )
         notes = [] if weights else [f"no weights were given: {source} decides what the model holds"]
         if "torchscript" in found.exporter:
@@ -148,6 +157,17 @@ def _torch_shapes(shapes: Shapes, preprocess: Preprocess | None, source: str) ->
     channels = 1 if preprocess.colour == "GRAY" else 3
     size = (preprocess.height, preprocess.width)
     return {"": (1, channels, *size) if preprocess.layout == "NCHW" else (1, *size, channels)}
+
+
+def _resized(shapes: Shapes, size: tuple[int, int], source: str) -> Shapes:
+    """``shapes`` of the one picture input with another height and width."""
+    if len(shapes) == 1:
+        ((name, shape),) = shapes.items()
+        layout = image_layout(TensorSpec(name=name, dtype="float32", shape=shape))
+        if layout is not None:
+            return {name: (*shape[:2], *size) if layout == "NCHW" else (shape[0], *size, shape[3])}
+    why = "it takes no single picture of 1 or 3 channels"
+    raise BadInput(_DOING, source, f"several sizes were asked for, and {why}", "Leave the sizes out.")
 
 
 def _fix(proto: ModelProto, sig: Signature, shapes: Shapes) -> Signature:

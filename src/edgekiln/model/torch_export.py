@@ -9,7 +9,7 @@ import itertools
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -240,13 +240,42 @@ def _quiet(export: Callable[[], ModelProto]) -> ModelProto:
         logging.disable(before)
 
 
-def _dynamo(model: Any, inputs: Mapping[str, torch.Tensor] | None, outputs: list[str]) -> ModelProto:
+Axes = dict[str, dict[int, str]]
+"""Names of the axes that stay symbolic, by input and position."""
+
+
+def _open_axes(shape: Mapping[str, tuple[int, ...]], others: Sequence[Mapping[str, tuple[int, ...]]]) -> Axes:
+    """Every axis in which the shapes differ."""
+    found: Axes = {}
+    for other in others:
+        for name, sides in shape.items():
+            if len(sides) != len(other[name]):
+                why = "its shapes have different numbers of axes"
+                raise BadInput("exporting to ONNX", name, why, "Give shapes that differ in size alone.")
+            for axis, (a, b) in enumerate(zip(sides, other[name], strict=True)):
+                if a != b:
+                    found.setdefault(name, {})[axis] = f"{name}_{axis}"
+    return found
+
+
+def _dynamo(
+    model: Any, inputs: Mapping[str, torch.Tensor] | None, outputs: list[str], axes: Axes | None = None
+) -> ModelProto:
     import torch
 
     args = () if inputs is None else tuple(inputs.values())
     names = None if inputs is None else list(inputs)
+    # DYNAMIC, unlike AUTO, is an error where the model fixes the axis after all.
+    dynamic = [dict.fromkeys((axes or {}).get(n, {}), torch.export.Dim.DYNAMIC) for n in names or ()]
     program = torch.onnx.export(
-        model, args, dynamo=True, verbose=False, input_names=names, output_names=outputs, external_data=False
+        model,
+        args,
+        dynamo=True,
+        verbose=False,
+        input_names=names,
+        output_names=outputs,
+        external_data=False,
+        dynamic_shapes=tuple(dynamic) if axes else None,
     )
     if program is None:
         raise RuntimeError("the exporter returned nothing")
@@ -254,7 +283,9 @@ def _dynamo(model: Any, inputs: Mapping[str, torch.Tensor] | None, outputs: list
     return proto
 
 
-def _legacy(model: Any, inputs: Mapping[str, torch.Tensor], outputs: list[str]) -> ModelProto:
+def _legacy(
+    model: Any, inputs: Mapping[str, torch.Tensor], outputs: list[str], axes: Axes | None = None
+) -> ModelProto:
     import onnx
     import torch
 
@@ -267,6 +298,7 @@ def _legacy(model: Any, inputs: Mapping[str, torch.Tensor], outputs: list[str]) 
         input_names=list(inputs),
         output_names=outputs,
         opset_version=LEGACY_OPSET,
+        dynamic_axes=axes or None,
     )
     return onnx.load_from_string(out.getvalue())
 
@@ -287,6 +319,20 @@ def _cases(run: Callable[..., Any], inputs: dict[str, torch.Tensor]) -> list[Cas
             cure = "Check that the weights are whole and of this architecture."
             raise BadInput("running the model", "in torch", f"output '{name}' is NaN on random input", cure)
     return cases
+
+
+def _case_at(
+    run: Callable[..., Any], like: Mapping[str, torch.Tensor], shapes: Mapping[str, tuple[int, ...]]
+) -> Case:
+    """A case of other ``shapes``, in the types of ``like``. Raises BadInput where the model refuses them."""
+    whole = frozenset(n for n, t in like.items() if not t.is_floating_point())
+    inputs = _examples(shapes, whole)
+    try:
+        return Case(inputs, _reference(run, inputs))
+    except BadInput as error:
+        shown = ", ".join(f"{n} {'x'.join(map(str, s))}" for n, s in shapes.items())
+        cure = "Ask only for sizes that the model takes: one that flattens its features has a single one."
+        raise BadInput("running the model", f"at {shown}", error.why, cure) from error
 
 
 def _agree(proto: ModelProto, cases: list[Case]) -> tuple[float, str]:
@@ -318,24 +364,32 @@ def export_factory(
     weights: Path | None,
     shapes: Mapping[str, tuple[int, ...]],
     search_path: tuple[Path, ...],
+    others: Sequence[Mapping[str, tuple[int, ...]]] = (),
 ) -> tuple[Export, tuple[FileEntry, ...]]:
-    """Build, load, set to evaluation, export, compare. Returns the export and the weights file's entry."""
+    """Build, load, set to evaluation, export, compare. Returns the export and the weights file's entry.
+
+    ``others`` are further shapes that the one graph has to take: the axes in which they differ stay
+    symbolic, and the graph is compared with torch at each of them too.
+    """
     import torch
 
     module = build_module(source, search_path)
     if weights is not None:
         load_weights(module, weights)
     set_eval(module)
-    inputs = example_inputs(module, named_shapes(module, shapes))
+    named = named_shapes(module, shapes)
+    further = [named_shapes(module, other) for other in others]
+    axes = _open_axes(named, further)
+    inputs = example_inputs(module, named)
     set_eval(module)  # the user's forward may have switched modes
-    cases = _cases(module, inputs)
+    cases = [*_cases(module, inputs), *(_case_at(module, inputs, shape) for shape in further)]
     names = list(cases[0].outputs)
     with torch.no_grad():
         # In this order: a dynamo export after a legacy export of the same object can fail.
         export = _first_good(
             {
-                f"torch {torch.__version__} dynamo": lambda: _dynamo(module, inputs, names),
-                f"torch {torch.__version__} torchscript": lambda: _legacy(module, inputs, names),
+                f"torch {torch.__version__} dynamo": lambda: _dynamo(module, inputs, names, axes),
+                f"torch {torch.__version__} torchscript": lambda: _legacy(module, inputs, names, axes),
             },
             cases,
             source,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -75,6 +75,14 @@ class Tally:
         self.classes = int(rows(scores).size)
         self.top1.append(place < 1)
         self.top5.append(place < 5)
+
+    def part(self, indices: Collection[int]) -> Tally:
+        """The tally of the samples at ``indices`` alone, in their order."""
+        part = Tally()
+        part.classes = self.classes
+        part.top1 = [hit for i, hit in enumerate(self.top1) if i in indices]
+        part.top5 = [hit for i, hit in enumerate(self.top5) if i in indices]
+        return part
 
 
 class Drop(Record, frozen=True, kw_only=True):

@@ -14,6 +14,8 @@ from typing import Any, TypeAlias
 
 from edgekiln import files
 from edgekiln.devices import Device
+from edgekiln.errors import ConversionFailed
+from edgekiln.model.signature import image_layout
 from edgekiln.records import Artifact, Model, Record, Variant
 
 
@@ -38,6 +40,18 @@ class Conversion(Record, frozen=True, kw_only=True):
     def graph(self, doing: str) -> Path:
         """The variant's file, refused where it lies outside its folder."""
         return files.inside(Path(self.folder), self.variant.path, doing)
+
+    def spatial(self) -> tuple[str, int]:
+        """The picture input's name and the axis of its height; the width is the next axis.
+
+        Raises ConversionFailed for a model without such an input: it can't have several sizes.
+        """
+        for spec in self.model.signature.inputs:
+            layout = image_layout(spec)
+            if layout is not None:
+                return spec.name, 2 if layout == "NCHW" else 1
+        why = "several sizes were asked for, and no input looks like a picture"
+        raise ConversionFailed("finding the picture input of", self.model.name, why, "Leave the sizes out")
 
 
 Convert: TypeAlias = Callable[[Conversion, Path], Artifact]

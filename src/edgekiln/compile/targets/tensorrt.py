@@ -49,15 +49,17 @@ def convert(order: Conversion, into: Path) -> Artifact:
     if broken:
         cure = "Quantise in TensorRT's dialect: symmetric int8, float biases"
         raise ConversionFailed("checking TensorRT's rules for", variant.path, grouped(broken), cure)
-    plan = make_plan(typed, device, recipe)
+    plan = make_plan(typed, device, recipe, _fixed(order))
     files.write_bytes(into / build_engine.MODEL, typed.SerializeToString(deterministic=True))
     files.write_json(into / build_engine.PLAN, plan)
     files.write_bytes(into / "build_engine.py", Path(build_engine.__file__).read_bytes())
+    built, placement = check(into, _CHECKED_AS, _remark(device))
     checks = (
         Check(
             name="tensorrt-rules", passed=True, detail="opset, quantisation forms, types, scales, zero points"
         ),
-        check(into, _CHECKED_AS, _remark(device)),
+        Check(name="precision", passed=True, detail=_precision(recipe, plan.tf32)),
+        built,
     )
     tools = {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
     if checks[-1].passed:
@@ -78,7 +80,24 @@ def convert(order: Conversion, into: Path) -> Artifact:
         precisions=variant.precisions,
         passes=variant.passes,
         checks=checks,
+        placement=(placement,),
     )
+
+
+def _fixed(order: Conversion) -> list[dict[str, dict[int, int]]]:
+    """Height and width of each size asked for, as axes of the picture input; empty for a single size."""
+    if not order.sizes:
+        return []
+    name, first = order.spatial()
+    return [{name: {first: height, first + 1: width}} for height, width in order.sizes]
+
+
+def _precision(recipe: str, tf32: bool) -> str:
+    """The rule by which TensorRT chooses no type: what the graph says is what is computed."""
+    types = {"fp16": "float16", "bf16": "bfloat16 (operators that have none stay float32)"}
+    stated = types.get(recipe, "int8 where Q/DQ pairs stand, else float32" if "8" in recipe else "float32")
+    rounded = "may round to TF32" if tf32 else "is never rounded to TF32"
+    return f"strongly typed: {stated}; inputs and outputs are float32, and float32 {rounded}"
 
 
 def _typed(model: ModelProto, arithmetic: str | None) -> ModelProto:

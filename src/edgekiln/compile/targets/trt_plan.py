@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from edgekiln.devices import Device
@@ -31,7 +32,8 @@ class Range(Record, frozen=True, kw_only=True):
 
 
 class Plan(Record, frozen=True, kw_only=True):
-    """How the device builds its engine. ``profiles`` is empty where every input is static.
+    """How the device builds its engine. ``profiles`` is empty where every input is static; several are of
+    several input sizes, the base first.
 
     ``workspace_bytes`` is the most scratch memory a layer may use; None leaves TensorRT's default, the
     whole memory. ``tf32`` False keeps float32 layers in float32 (TensorRT's default would round them).
@@ -70,9 +72,15 @@ def opset_of(model: ModelProto) -> int:
     return next(int(o.version) for o in model.opset_import if o.domain in {"", "ai.onnx"})
 
 
-def make_plan(model: ModelProto, device: Device, recipe: str) -> Plan:
-    """The plan for ``model`` on ``device``. Raises ConversionFailed for a dynamic axis without a range."""
-    profiles = _profiles(model)
+def make_plan(
+    model: ModelProto, device: Device, recipe: str, sizes: Sequence[Mapping[str, Mapping[int, int]]] = ()
+) -> Plan:
+    """The plan for ``model`` on ``device``. Raises ConversionFailed for a dynamic axis without a range.
+
+    ``sizes`` fix axes (by input name and position), each in a profile of its own: TensorRT then tunes its
+    kernels for every size, where one profile over all of them would be tuned for one.
+    """
+    profiles = _profiles(model, sizes)
     workspace, basis = _workspace(device)
     opset = opset_of(model)
     line = _trtexec(profiles, workspace)
@@ -99,20 +107,27 @@ def _workspace(device: Device) -> tuple[int | None, str]:
     return size, f"a quarter of the {int(figure.value) // _MIB} MiB of {device.title}"
 
 
-def _profiles(model: ModelProto) -> tuple[dict[str, Range], ...]:
-    """One profile over all inputs, or none where every input is static."""
+def _profiles(
+    model: ModelProto, sizes: Sequence[Mapping[str, Mapping[int, int]]]
+) -> tuple[dict[str, Range], ...]:
+    """One profile per size over all inputs; of one size none where every input is static."""
     constants = {i.name for i in model.graph.initializer}
     ranges = {
         p.key.removeprefix(AXIS_KEY): p.value for p in model.metadata_props if p.key.startswith(AXIS_KEY)
     }
-    shapes = {i.name: _range(i, ranges) for i in model.graph.input if i.name not in constants}
+    inputs = [i for i in model.graph.input if i.name not in constants]
+    if sizes:
+        return tuple({i.name: _range(i, ranges, fixed.get(i.name, {})) for i in inputs} for fixed in sizes)
+    shapes = {i.name: _range(i, ranges, {}) for i in inputs}
     return (shapes,) if any(s.min != s.max for s in shapes.values()) else ()
 
 
-def _range(info: ValueInfoProto, ranges: dict[str, str]) -> Range:
+def _range(info: ValueInfoProto, ranges: dict[str, str], fixed: Mapping[int, int]) -> Range:
     axes = []
     for index, dim in enumerate(info.type.tensor_type.shape.dim):
-        if dim.dim_value > 0:
+        if index in fixed:
+            axes.append((fixed[index],) * 3)
+        elif dim.dim_value > 0:
             axes.append((dim.dim_value,) * 3)
         elif dim.dim_param in ranges:
             axes.append(_read_range(dim.dim_param, ranges[dim.dim_param]))
@@ -151,7 +166,9 @@ def _trtexec(profiles: tuple[dict[str, Range], ...], workspace: int | None) -> t
     ]
     if workspace is not None:
         line.append(f"--memPoolSize=workspace:{workspace // _MIB}M")
-    for shapes in profiles:
+    for number, shapes in enumerate(profiles):
+        if len(profiles) > 1:
+            line.append(f"--profile={number}")
         for flag, field in (("--minShapes", "min"), ("--optShapes", "opt"), ("--maxShapes", "max")):
             parts = [f"{_quoted(n)}:{'x'.join(map(str, getattr(s, field)))}" for n, s in shapes.items()]
             line.append(f"{flag}={','.join(parts)}")
