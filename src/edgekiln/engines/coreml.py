@@ -10,7 +10,8 @@ accumulation) stays unknown: see ``NOTE``.
 ``function``          which function of a multi-function package runs; else the package's default.
 ``input_names``       JSON object, package's name to the model's own name, where they differ.
 ``output_names``      the same for outputs. A classifier's scores stand in the package under
-                      ``description.predictedProbabilitiesName``: that name is mapped here too.
+                      ``description.predictedProbabilitiesName``: that name is mapped here too, unless the
+                      package gives the scores under their own name as well.
 ``output_dtypes``     JSON object, the model's own output name to a numpy dtype (``{"ids": "int64"}``), where
                       the package computes in another one. Inputs are converted to what the package declares;
                       an integer that does not fit is BadInput.
@@ -64,10 +65,10 @@ class _Interpreted:
         self._threads = threads
         self._options = artifact.options
         self._inputs = {f.name: f for f in description.input}
-        self._label = str(description.predictedFeatureName)
         self._outputs = [f.name for f in description.output]
         self._input_names = _names(artifact.options, "input_names")
         self._output_names = _names(artifact.options, "output_names")
+        self._added = _added(description, self._output_names)
         self._dtypes = _names(artifact.options, "output_dtypes")
         self._scalars = frozenset(_json(artifact.options, "scalars", list))
         self._states: dict[str, Any] = {}
@@ -80,7 +81,7 @@ class _Interpreted:
         return {
             self._output_names.get(name, name): self._array(name, found[name])
             for name in self._outputs
-            if name != self._label
+            if name not in self._added
         }
 
     def features(self, inputs: Arrays) -> dict[str, Any]:
@@ -188,6 +189,14 @@ def _json(options: Mapping[str, Scalar], key: str, kind: type) -> Any:
     if not isinstance(value, kind):
         raise BadInput(_DOING, key, f"the option is no {kind.__name__}", "Convert the model again")
     return value
+
+
+def _added(description: Any, mapped: Mapping[str, str]) -> frozenset[str]:
+    """What a classifier gives besides the model's own outputs: its label, and the probabilities by label
+    unless ``output_names`` says that they are an output of the model."""
+    label, scores = str(description.predictedFeatureName), str(description.predictedProbabilitiesName)
+    others = {f.name for f in description.output} - {label, scores}
+    return frozenset({label, scores} if others and scores not in mapped else {label})
 
 
 def _names(options: Mapping[str, Scalar], key: str) -> dict[str, str]:

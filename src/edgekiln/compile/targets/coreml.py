@@ -9,18 +9,17 @@ older one has all that the others need.
 
 from __future__ import annotations
 
-import importlib.metadata
 import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekiln import files
+from edgekiln import __version__, files
 from edgekiln.compile.targets import Conversion
 from edgekiln.compile.targets import coreml_check as check
 from edgekiln.compile.targets.coreml_compress import needs_ios18
-from edgekiln.compile.targets.coreml_io import Interface, interface, options, wrapped
+from edgekiln.compile.targets.coreml_io import LABEL, Interface, interface, options, wrapped
 from edgekiln.compile.targets.coreml_package import ENTRY, quiet, read_spec, write
 from edgekiln.compile.targets.coreml_routes import ROUTES, Ranges, lower, samples, tools
 from edgekiln.engines import Arrays
@@ -128,22 +127,22 @@ def _write(work: _Work, route: str, package: Path, compress: Pass | None) -> Non
     made = lower(route, work.graph, work.face, work.target, work.half, work.sizes, work.ranges, compress)
     model = work.order.model
     about = {
-        "author": f"edgekiln {importlib.metadata.version('edgekiln')}",
-        "short_description": f"{model.name}, recipe {work.order.variant.recipe.name}",
+        "author": f"converted by edgekiln {__version__}",
+        "shortDescription": f"{model.name}, recipe {work.order.variant.recipe.name}",
         "versionString": model.sha256[:16],
     }
-    _describe(made.get_spec().description, work.face)
     source = {"edgekiln.route": route, "edgekiln.recipe": work.order.variant.recipe.name}
-    write(made, package, about, source)
+    write(made, package, about, source, _descriptions(work.face))
 
 
-def _describe(description: Any, face: Interface) -> None:
+def _descriptions(face: Interface) -> dict[str, str]:
     """One line per input and output, as Xcode shows them."""
     texts = {f.name: f"{f.dtype} {list(f.shape)}" for f in (*face.inputs, *face.outputs)}
     if face.image is not None and (how := face.preprocess) is not None:
         texts[face.image] = f"{how.colour} picture, {how.fit} to size; the program normalises it"
-    for feature in (*description.input, *description.output):
-        feature.shortDescription = texts.get(feature.name, "made by the classifier from the scores")
+    texts[LABEL] = "label of the highest score"
+    texts[f"{LABEL}_probs"] = "probability by label"
+    return texts
 
 
 def _artifact(work: _Work, route: str, into: Path, checks: tuple[Check, ...]) -> Artifact:

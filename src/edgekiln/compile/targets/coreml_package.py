@@ -43,13 +43,18 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def write(model: Any, into: Path, about: Mapping[str, str], user: Mapping[str, str]) -> None:
+def write(
+    model: Any, into: Path, about: Mapping[str, str], user: Mapping[str, str], features: Mapping[str, str]
+) -> None:
     """Write an ``MLModel`` as the folder ``into``: manifest, program, weights.
 
-    ``about`` fills author, short_description, versionString and license; ``user`` more metadata by key.
+    ``about`` fills author, shortDescription, versionString and license; ``user`` more metadata by key,
+    ``features`` the descriptions of inputs and outputs by name.
     """
     spec = type(model.get_spec())()
     spec.CopyFrom(model.get_spec())
+    for feature in (*spec.description.input, *spec.description.output):
+        feature.shortDescription = features.get(feature.name, "")
     metadata = spec.description.metadata
     for field, text in about.items():
         setattr(metadata, field, text)
