@@ -1,0 +1,195 @@
+"""The two ways from an ONNX graph to an ML Program: onnx2coreml, and PyTorch's torch.export.
+
+Both end in the same call of coremltools, which casts to float16, folds and fuses.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from edgekiln.compile.targets.coreml_compress import pipeline
+from edgekiln.compile.targets.coreml_io import (
+    LABEL,
+    PROBABILITIES,
+    Interface,
+    affine,
+    input_types,
+    output_types,
+    picture_shape,
+    shapes,
+)
+from edgekiln.compile.targets.coreml_package import quiet
+from edgekiln.errors import ConversionFailed
+from edgekiln.records import Pass
+
+ROUTES = ("onnx2coreml", "torch.export")
+Sizes: TypeAlias = tuple[tuple[int, int], ...]
+Ranges: TypeAlias = Mapping[str, tuple[int, int]] | None
+
+
+def lower(
+    route: str,
+    graph: Any,
+    face: Interface,
+    target: str,
+    half: bool,
+    sizes: Sizes = (),
+    ranges: Ranges = None,
+    compress: Pass | None = None,
+) -> Any:
+    """An ``onnx.ModelProto`` that ``coreml_io.wrapped`` made, as a coremltools ``MLModel``.
+
+    ``target`` is a deployment target (``iOS17``); ``half`` computes in float16. Raises ConversionFailed with
+    the converter's own words, the operators it lacks among them.
+    """
+    import coremltools
+
+    with quiet():
+        try:
+            source = (_program if route == ROUTES[0] else _exported)(graph, face, target, half, sizes, ranges)
+            return _convert(source, face, getattr(coremltools.target, target), half, sizes, ranges, compress)
+        except ConversionFailed:
+            raise
+        except Exception as error:
+            # coremltools and the routes raise whatever their lowerings meet: KeyError, AssertionError ...
+            why = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ConversionFailed(
+                f"converting for Core ML through {route}",
+                graph.graph.name or "the graph",
+                why[:600],
+                "Choose another target, or change the model at that operator",
+            ) from error
+
+
+def _convert(
+    source: Any, face: Interface, target: Any, half: bool, sizes: Sizes, ranges: Ranges, compress: Pass | None
+) -> Any:
+    import coremltools
+    from coremltools.converters.mil.mil import Program
+
+    kind = coremltools.precision.FLOAT16 if half else coremltools.precision.FLOAT32
+    classifier = None
+    if face.scores is not None:
+        classifier = coremltools.ClassifierConfig(
+            list(face.labels), predicted_feature_name=LABEL, predicted_probabilities_output=PROBABILITIES
+        )
+    return coremltools.convert(
+        source,
+        source="milinternal" if isinstance(source, Program) else "pytorch",
+        convert_to="mlprogram",
+        inputs=input_types(face, sizes, ranges),
+        outputs=None if isinstance(source, Program) else output_types(face),
+        classifier_config=classifier,
+        minimum_deployment_target=target,
+        pass_pipeline=pipeline(compress),
+        compute_precision=kind,
+        compute_units=coremltools.ComputeUnit.CPU_ONLY,
+        skip_model_load=True,
+    )
+
+
+def _program(
+    graph: Any, face: Interface, target: str, half: bool, sizes: Sizes, ranges: Ranges
+) -> Any:
+    """A MIL program by onnx2coreml. Symbolic axes go past its public ``to_mil``, which takes static ones."""
+    import coremltools
+    from coremltools.converters.mil.mil import Builder, Program, get_new_symbol
+    from onnx2coreml import _fusion, _passes
+    from onnx2coreml._types import onnx_dtype_to_mil
+    from onnx2coreml.converter import Converter
+
+    precision = coremltools.precision.FLOAT16 if half else coremltools.precision.FLOAT32
+    at = getattr(coremltools.target, target)
+    if all(isinstance(d, int) for f in face.inputs for d in f.shape):
+        return Converter().to_mil(graph, target=at, precision=precision)
+    converter = Converter()
+    model = _fusion.run(_passes.run(graph))
+    converter._check_coverage(model.graph)
+    symbols: dict[str, Any] = {}
+    placeholders = {}
+    for feature in face.inputs:
+        takes = shapes(feature, face, sizes)
+        dims: list[Any] = []
+        for axis, dim in enumerate(picture_shape(feature, face)):
+            fixed = len({one[axis] for one in takes}) == 1 and not (ranges and dim in ranges)
+            if isinstance(dim, int) or fixed:
+                dims.append(takes[0][axis])
+            else:
+                dims.append(symbols.setdefault(dim, get_new_symbol()))
+        value = next(v for v in model.graph.input if v.name == feature.name)
+        dtype = onnx_dtype_to_mil(value.type.tensor_type.elem_type)
+        placeholders[feature.name] = Builder.placeholder(shape=tuple(dims), dtype=dtype)
+    program = Program()
+    program.add_function("main", converter._build_function(model.graph, placeholders, at, fp16=half))
+    return program
+
+
+def _exported(
+    graph: Any, face: Interface, target: str, half: bool, sizes: Sizes, ranges: Ranges
+) -> Any:
+    """A torch ``ExportedProgram`` of the graph's PyTorch module."""
+    import onnx
+    import torch
+
+    from edgekiln.compile.torch_graph import load
+
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "graph.onnx"
+        onnx.save(graph, path)
+        module = load(path)
+    samples, dynamic, axes = [], [], {}
+    for feature in face.inputs:
+        takes = shapes(feature, face, sizes)
+        dtype = getattr(torch, {"float64": "float32"}.get(feature.dtype, feature.dtype))
+        samples.append(torch.zeros(takes[0], dtype=dtype))
+        moving = {}
+        for axis, dim in enumerate(picture_shape(feature, face)):
+            if isinstance(dim, str) and (len({one[axis] for one in takes}) > 1 or (ranges and dim in ranges)):
+                least, most = (ranges or {}).get(dim) or _extent(takes, axis)
+                moving[axis] = axes.setdefault(
+                    dim, torch.export.Dim(f"axis_{len(axes)}", min=least, max=most)
+                )
+        dynamic.append(moving or None)
+    with torch.no_grad():
+        made = torch.export.export(
+            module.eval(), tuple(samples), dynamic_shapes=tuple(dynamic) if any(dynamic) else None
+        )
+        return made.run_decompositions({})
+
+
+def _extent(takes: tuple[tuple[int, ...], ...], axis: int) -> tuple[int, int]:
+    sides = [one[axis] for one in takes]
+    return min(sides), max(sides)
+
+
+def tools(route: str) -> dict[str, str]:
+    """The packages that a route uses, with their versions."""
+    names = ["coremltools", "onnx2coreml"] if route == ROUTES[0] else ["coremltools", "torch"]
+    return {name: importlib.metadata.version(name) for name in names}
+
+
+def samples(face: Interface, sizes: Sizes, seed: int = 0) -> dict[str, np.ndarray[Any, Any]]:
+    """One random input by the model's own names, shapes and dtypes, of the first size.
+
+    A picture is random pixels after the model's own preprocessing; floats are normal; integers are 0 or 1,
+    because nothing says how many words a model knows.
+    """
+    rng = np.random.default_rng(seed)
+    found: dict[str, np.ndarray[Any, Any]] = {}
+    for feature in face.inputs:
+        dims = shapes(feature, face, sizes)[0]
+        if feature.name == face.image and (how := face.preprocess) is not None:
+            a, b = affine(how)
+            value = rng.integers(0, 256, dims).astype(np.float32) * a + b
+            found[feature.own] = value.transpose(0, 2, 3, 1) if how.layout == "NHWC" else value
+        elif np.dtype(feature.dtype).kind == "f":
+            found[feature.own] = rng.standard_normal(dims).astype(feature.dtype)
+        else:
+            found[feature.own] = rng.integers(0, 2, dims).astype(feature.dtype)
+    return found
