@@ -129,6 +129,7 @@ def make(shop: Workshop, device: Device, target: str, recipe_name: str) -> tuple
         model=shop.model,
         calibration=str(_samples(shop)) if left else None,
         threads=shop.threads,
+        cache=str(shop.cache),
     )
 
     def produce(into: Path) -> Artifact:
