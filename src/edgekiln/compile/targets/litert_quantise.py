@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,6 @@ from edgekiln.errors import ConversionFailed
 from edgekiln.records import Artifact, Pass
 
 _DOING = "quantising for LiteRT with"
-MOST_SAMPLES = 64
-"""The quantiser holds all samples in memory at once."""
 
 
 def quantise(content: bytes, one: Pass, calibration: str | None, artifact: Artifact) -> bytes:
@@ -39,10 +38,7 @@ def quantise(content: bytes, one: Pass, calibration: str | None, artifact: Artif
         with _quiet():
             made = quantizer.Quantizer(bytearray(content))
             _load(made, kind)
-            ranges = None
-            if made.need_calibration:
-                samples = _samples(content, kind, calibration, artifact)
-                ranges = made.calibrate({engine.SIGNATURE: samples}, num_threads=1)
+            ranges = _ranges(content, made, kind, calibration, artifact) if made.need_calibration else None
             done = made.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
     except (ValueError, RuntimeError, KeyError, TypeError, IndexError, NotImplementedError) as error:
         said = str(error).strip().splitlines()
@@ -75,23 +71,33 @@ def _load(quantiser: Any, kind: str) -> None:
             quantiser.update_quantization_recipe(".*", operation, algorithm_key="no_quantize")
 
 
-def _samples(content: bytes, kind: str, folder: str | None, artifact: Artifact) -> list[dict[str, Any]]:
-    """The calibration samples as the file takes them."""
-    paths = sorted(Path(folder).glob("*.npz"))[:MOST_SAMPLES] if folder is not None else []
+def _ranges(content: bytes, quantiser: Any, kind: str, folder: str | None, artifact: Artifact) -> Any:
+    """Ranges of all tensors: the least and the greatest value in any sample.
+
+    The quantiser's own default is a moving average of each sample's extremes, which cuts off what the other
+    samples go beyond it. One sample is held at a time.
+    """
+    from ai_edge_quantizer import calibrator, recipe_manager
+    from ai_edge_quantizer.utils import qsv_utils
+
+    paths = sorted(Path(folder).glob("*.npz")) if folder is not None else []
     if not paths:
         cure = "Give --data with pictures like those of the field"
         raise ConversionFailed(_DOING, kind, "no calibration samples were given", cure)
-    made = engine.interpreter(content, 1, artifact.entry)
-    details = made.get_signature_runner(engine.SIGNATURE).get_input_details()
-    found = []
+    runner = engine.interpreter(content, 1, artifact.entry).get_signature_runner(engine.SIGNATURE)
+    details = runner.get_input_details()
+    rules = recipe_manager.RecipeManager()
+    rules.load_quantization_recipe(quantiser.get_quantization_recipe())
+    watching = calibrator.Calibrator(content, num_threads=1, qsv_update_func=qsv_utils.min_max_update)
     for path in paths:
         with np.load(path, allow_pickle=False) as sample:
-            found.append({n: engine.file_form(sample[n], d, n, artifact) for n, d in details.items()})
-    return found
+            own = {n: engine.file_form(sample[n], d, n, artifact) for n, d in details.items()}
+        watching.calibrate({engine.SIGNATURE: [own]}, rules)
+    return watching.get_model_qsvs()
 
 
 @contextlib.contextmanager
-def _quiet() -> Any:
+def _quiet() -> Iterator[None]:
     """The quantiser's progress bars and warnings of its interpreter, away."""
     sink = io.StringIO()
     with warnings.catch_warnings(), contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
