@@ -138,6 +138,7 @@ def make(shop: Workshop, device: Device, target: str, recipe_name: str) -> tuple
         calibration=str(_samples(shop)) if left else None,
         sizes=shop.sizes,
         threads=shop.threads,
+        cache=str(shop.cache),
     )
 
     def produce(into: Path) -> Artifact:

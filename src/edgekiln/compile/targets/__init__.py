@@ -26,7 +26,8 @@ class Conversion(Record, frozen=True, kw_only=True):
     ``model`` brings signature, preprocessing, labels and task; its ``path`` is not read. ``calibration``
     is a folder of ``*.npz`` samples, one array per input, where the recipe needs data. ``sizes`` are the
     (height, width) asked for where they are more than one; then the graph's own height and width are
-    symbolic if the target is flexible (``Target.flexible``).
+    symbolic if the target is flexible (``Target.flexible``). ``cache`` is where a target may keep a step that
+    its recipes share (``edgekiln.cache.step``); without one it works each out anew.
     """
 
     variant: Variant
@@ -36,6 +37,7 @@ class Conversion(Record, frozen=True, kw_only=True):
     calibration: str | None = None
     sizes: tuple[tuple[int, int], ...] = ()
     threads: int = 2
+    cache: str | None = None
 
     def graph(self, doing: str) -> Path:
         """The variant's file, refused where it lies outside its folder."""
@@ -126,7 +128,7 @@ TARGETS = {
         ),
         _row(
             "litert",
-            ("fp32", "int8-litert-dynamic", "int8-litert-weight", "int8-litert-static"),
+            ("fp32", "fp16", "int8-litert-dynamic", "int8-litert-weight", "int8-litert-static"),
         ),
         _row("executorch", ("fp32", "int8-xnnpack-static", "int8-xnnpack-dynamic")),
         _row(

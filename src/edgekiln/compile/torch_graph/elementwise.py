@@ -106,6 +106,8 @@ def cast(node: Node) -> Lowered:
     if to not in DTYPES:
         node.refuse(f"it casts to {onnx.TensorProto.DataType.Name(to)}")
     dtype = DTYPES[to]
+    if dtype == node.dtype(0):
+        return (lambda x: x.clone()), [node.name(0)]
     return (lambda x: x.to(dtype)), [node.name(0)]
 
 
