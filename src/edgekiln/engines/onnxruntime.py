@@ -17,7 +17,9 @@ from edgekiln.errors import ConversionFailed, NotRunnableHere
 from edgekiln.records import Artifact
 
 
-class _Session:
+class Session:
+    """A session of ONNX Runtime as a runner."""
+
     def __init__(self, session: Any) -> None:
         self._session = session
         self._outputs = [o.name for o in session.get_outputs()]
@@ -29,7 +31,7 @@ class _Session:
         self._session = None
 
 
-def open(artifact: Artifact, folder: Path, threads: int) -> _Session:
+def open(artifact: Artifact, folder: Path, threads: int) -> Session:
     """Open ``artifact.entry``. Options read: ``spinning`` (bool, default False), ``arithmetic``.
 
     Spinning threads win a little on an idle machine and lose half under contention, so it is an option
@@ -57,7 +59,7 @@ def open(artifact: Artifact, folder: Path, threads: int) -> _Session:
             why,
             f"Check the graph, or the onnxruntime version (here {ort.__version__})",
         ) from error
-    return _Session(session)
+    return Session(session)
 
 
 def emulates(artifact: Artifact) -> bool:

@@ -3,7 +3,8 @@
 The ranges are ours (see observers); placing the Q/DQ pairs is left to ONNX Runtime's quantiser, which
 reads ranges from its calibration file. The dialects differ because the targets do: ONNX Runtime on a
 CPU fuses u8 activations with s8 weights and an int32 bias; TensorRT takes symmetric s8 only and wants
-the bias in float.
+the bias in float; Hexagon wants every operator quantised, activations in 8 or 16 unsigned bits, and no
+scale per channel at a MatMul.
 """
 
 from __future__ import annotations
@@ -24,13 +25,18 @@ from edgekiln.records import Scalar
 
 @dataclass(frozen=True)
 class Dialect:
-    """How Q/DQ is written. ``symmetric`` activations have zero point 0 and keep Relu and Clip nodes."""
+    """How Q/DQ is written. ``symmetric`` activations have zero point 0 and keep Relu and Clip nodes.
+
+    ``hexagon`` quantises all operators, by ONNX Runtime's own configuration for its QNN provider, and is
+    the one dialect that can hold activations in 16 bits.
+    """
 
     name: str
     activations: str
     symmetric: bool
     int32_bias: bool
     reduce_range: bool = False
+    hexagon: bool = False
 
 
 DIALECTS = {
@@ -40,6 +46,7 @@ DIALECTS = {
         "ort-7bit", activations="QUInt8", symmetric=False, int32_bias=True, reduce_range=True
     ),
     "tensorrt": Dialect("tensorrt", activations="QInt8", symmetric=True, int32_bias=False),
+    "qnn": Dialect("qnn", activations="QUInt8", symmetric=False, int32_bias=True, hexagon=True),
 }
 
 
@@ -53,11 +60,14 @@ def quantise_static(
 ) -> Ranges:
     """Write the Q/DQ form of ``graph`` to ``into``; returns the activation ranges that it holds.
 
-    Raises ConversionFailed where the quantiser refuses the graph or finds nothing to quantise.
+    ``params`` may ask for ``activation_bits`` 16 (8 unless said); weights have 8 bits. Raises
+    ConversionFailed where the dialect has no such activations, or the quantiser refuses the graph or finds
+    nothing to quantise.
     """
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.calibrate import CalibrationMethod
 
+    activations = _activations(graph, dialect, int(params.get("activation_bits", 8)))
     held = ranges(seen, rule, dialect.symmetric, params)
     with tempfile.TemporaryDirectory() as scratch, quiet():
         calibration = Path(scratch) / "ranges.json"
@@ -68,20 +78,13 @@ def quantise_static(
                 str(into),
                 None,
                 quant_format=QuantFormat.QDQ,
-                activation_type=QuantType[dialect.activations],
+                activation_type=QuantType[activations],
                 weight_type=QuantType.QInt8,
                 per_channel=True,
                 reduce_range=dialect.reduce_range,
                 calibrate_method=CalibrationMethod.MinMax,
                 calibration_cache_path=str(calibration),
-                op_types_to_quantize=_quantised_ops(graph),
-                nodes_to_exclude=_constant_arithmetic(graph) if dialect.symmetric else [],
-                extra_options={
-                    "ActivationSymmetric": dialect.symmetric,
-                    "WeightSymmetric": True,
-                    "QuantizeBias": dialect.int32_bias,
-                    "QDQKeepRemovableActivations": dialect.symmetric,
-                },
+                **(_hexagon(graph, activations) if dialect.hexagon else _general(graph, dialect)),
             )
         except Exception as error:
             raise ConversionFailed(
@@ -90,11 +93,59 @@ def quantise_static(
                 f"ONNX Runtime's quantiser refused it: {type(error).__name__}: {str(error)[:300]}",
                 "Use a float recipe for this model, or another target",
             ) from error
-    if not precisions(into).get("int8"):
+    if not {"int8", "a16w8"} & set(precisions(into)):
         raise ConversionFailed(
             "quantising", graph.name, "no operator of this graph can be quantised", "Use a float recipe"
         )
     return held
+
+
+def _activations(graph: Path, dialect: Dialect, bits: int) -> str:
+    """The quantiser's name of the activations' type. Raises ConversionFailed where the dialect has none."""
+    if bits == 8:
+        return dialect.activations
+    if bits == 16 and dialect.hexagon:
+        return "QUInt16"
+    why = f"the dialect '{dialect.name}' has no activations of {bits} bits"
+    raise ConversionFailed("quantising", graph.name, why, "Use a recipe of 8 bits, or the target qnn")
+
+
+def _general(graph: Path, dialect: Dialect) -> dict[str, Any]:
+    """What quantize_static is told for a CPU or for TensorRT."""
+    return {
+        "op_types_to_quantize": _quantised_ops(graph),
+        "nodes_to_exclude": _constant_arithmetic(graph) if dialect.symmetric else [],
+        "extra_options": {
+            "ActivationSymmetric": dialect.symmetric,
+            "WeightSymmetric": True,
+            "QuantizeBias": dialect.int32_bias,
+            "QDQKeepRemovableActivations": dialect.symmetric,
+        },
+    }
+
+
+def _hexagon(graph: Path, activations: str) -> dict[str, Any]:
+    """What quantize_static is told for Hexagon: ONNX Runtime's own configuration for its QNN provider.
+
+    It takes MatMul per tensor, fixes the output range of a 16-bit Sigmoid or Tanh, and writes 16-bit Q/DQ
+    below opset 21 in the domain com.microsoft.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantType
+    from onnxruntime.quantization.execution_providers.qnn import get_qnn_qdq_config
+
+    config = get_qnn_qdq_config(
+        onnx.load(graph),
+        None,
+        activation_type=QuantType[activations],
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+    )
+    # A set's order is not the same in every process, and the quantiser's output follows it.
+    return {
+        "op_types_to_quantize": sorted(config.op_types_to_quantize),
+        "extra_options": config.extra_options,
+    }
 
 
 def quantise_dynamic(graph: Path, into: Path) -> None:
@@ -188,7 +239,8 @@ def _arithmetic(node: Any, makers: dict[str, Any], types: dict[str, int]) -> str
 
     sources = [makers.get(i) for i in node.input[:2]]
     if all(s is not None and s.op_type == "DequantizeLinear" for s in sources):
-        return "int8"
+        wide = {onnx.TensorProto.UINT16, onnx.TensorProto.INT16}
+        return "a16w8" if any(types.get(i) in wide for i in sources[0].input[2:]) else "int8"
     names: dict[int, str] = {onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.BFLOAT16: "bf16"}
     return next((names[types[i]] for i in node.input if types.get(i) in names), "fp32")
 

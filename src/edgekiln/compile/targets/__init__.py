@@ -133,7 +133,7 @@ TARGETS = {
         _row("executorch", ("fp32", "int8-xnnpack-static", "int8-xnnpack-dynamic")),
         _row(
             "qnn",
-            ("int8-static-minmax", "a16w8-static-minmax"),
+            ("int8-static-minmax", "a16w8-static-minmax", "fp16"),
             per=("name", "figures"),
             proof_samples=8,
         ),
