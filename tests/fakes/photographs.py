@@ -47,7 +47,7 @@ def _alpha(picture: Image.Image) -> Image.Image:
 
 
 def photographs(folder: Path) -> list[Path]:
-    """Write them into ``folder`` (made where it is missing); their paths, named for what is odd about them."""
+    """Write them into ``folder``, which is made where it is missing. Each path names what is odd about it."""
     folder.mkdir(parents=True, exist_ok=True)
     astronaut, coffee, cat = (_bundled(f"{n}.png") for n in ("astronaut", "coffee", "chelsea"))
     rocket, hubble = _bundled("rocket.jpg"), _bundled("hubble_deep_field.jpg")

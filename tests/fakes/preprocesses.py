@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edgekiln.records import Preprocess
 
-_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 PREPROCESSES: dict[str, Preprocess] = {
     "crop-bicubic": Preprocess(
@@ -17,7 +17,7 @@ PREPROCESSES: dict[str, Preprocess] = {
         mean=(127.0,) * 3,
         std=(128.0,) * 3,
     ),
-    "stretch-bilinear": Preprocess(width=160, height=96, interpolation="bilinear", **_IMAGENET),
+    "stretch-bilinear": Preprocess(width=160, height=96, interpolation="bilinear", mean=_MEAN, std=_STD),
     "letterbox-bgr": Preprocess(
         width=320,
         height=256,
@@ -40,7 +40,9 @@ PREPROCESSES: dict[str, Preprocess] = {
         pad=7,
     ),
     "bytes-nhwc": Preprocess(width=192, height=128, fit="crop", layout="NHWC", scale=1.0, dtype="uint8"),
-    "nearest-half": Preprocess(width=97, height=131, interpolation="nearest", dtype="float16", **_IMAGENET),
+    "nearest-half": Preprocess(
+        width=97, height=131, interpolation="nearest", dtype="float16", mean=_MEAN, std=_STD
+    ),
     "box-nhwc": Preprocess(
         width=31, height=57, fit="crop", crop=0.71, interpolation="box", layout="NHWC", colour="BGR"
     ),
