@@ -27,7 +27,19 @@ from edgekiln.errors import BadInput, MachineFault, NotRunnableHere
 from fakes.networks import picture
 from fakes.variants import artifact
 
-KINDS = ("float32", "float64", "float16", "uint8", "int8", "uint16", "int16", "int32", "uint32", "int64", "bool")
+KINDS = (
+    "float32",
+    "float64",
+    "float16",
+    "uint8",
+    "int8",
+    "uint16",
+    "int16",
+    "int32",
+    "uint32",
+    "int64",
+    "bool",
+)
 
 
 @pytest.fixture(scope="module")
@@ -245,7 +257,12 @@ def test_the_server_gives_its_files_under_its_token_and_nothing_else(tmp_path: P
     try:
         root = server.url.rsplit("/", 2)[0]
         assert status(server.url) == status(server.url + "page.mjs") == 200
-        wrong = [root + "/", root + "/" + "0" * 32 + "/page.mjs", server.url + "../page.mjs", server.url + "x"]
+        wrong = [
+            root + "/",
+            root + "/" + "0" * 32 + "/page.mjs",
+            server.url + "../page.mjs",
+            server.url + "x",
+        ]
         assert [status(url) for url in wrong] == [404] * len(wrong)
         assert status(server.url + str(tmp_path / "secret")) == 404
         assert status(root + "/answer", b"x") == 404
@@ -274,7 +291,9 @@ def test_an_answer_that_does_not_come_is_none_within_its_time() -> None:
     st.dictionaries(
         st.text(max_size=8),
         st.sampled_from(sorted(web.DTYPES)).flatmap(
-            lambda kind: arrays.arrays(np.dtype(kind), arrays.array_shapes(min_dims=0, min_side=0, max_dims=3))
+            lambda kind: arrays.arrays(
+                np.dtype(kind), arrays.array_shapes(min_dims=0, min_side=0, max_dims=3)
+            )
         ),
         max_size=4,
     )

@@ -30,8 +30,8 @@ DTYPES = frozenset(
     ["float32", "float64", "float16", "bool"]
     + [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
 )
-_PAGE = b'''<!doctype html><meta charset="utf-8"><title>edgekiln</title>
-<script type="module" src="page.mjs"></script>'''
+_PAGE = b"""<!doctype html><meta charset="utf-8"><title>edgekiln</title>
+<script type="module" src="page.mjs"></script>"""
 _DOING = "opening in Chromium"
 
 

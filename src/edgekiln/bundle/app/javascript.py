@@ -11,13 +11,13 @@ RUNTIME = "1.30.0"
 
 
 def render(app: App) -> dict[str, str]:
-    """model.mjs, selftest.html and its modules, serve.mjs, README.md; picture.mjs, png.mjs and
-    preprocess.mjs where the model takes pictures."""
+    """model.mjs, selftest.html and its modules, serve.mjs, README.md; picture.mjs, png.mjs,
+    exif.mjs and preprocess.mjs where the model takes pictures."""
     values = facts(app)
     spec = values["spec"]
     paths = ["model.mjs", "arrays.mjs", "selftest.mjs", "selftest.html", "serve.mjs", "README.md"]
     if spec is not None:
-        paths += ["picture.mjs", "png.mjs", "preprocess.mjs"]
+        paths += ["picture.mjs", "png.mjs", "exif.mjs", "preprocess.mjs"]
     values |= {
         "runtime": app.artifact.tools.get("onnxruntime-web", RUNTIME),
         "f": {} if spec is None else rendered(spec, "javascript"),
