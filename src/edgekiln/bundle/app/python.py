@@ -6,10 +6,10 @@ from edgekiln.bundle.app.content import App, facts
 from edgekiln.bundle.app.writing import fill
 
 ENGINES = {
-    "onnxruntime": ("ONNX Runtime", "numpy pillow onnxruntime", "onnxruntime"),
-    "openvino": ("OpenVINO", "numpy pillow openvino", "openvino"),
-    "litert": ("LiteRT", "numpy pillow ai-edge-litert", "ai-edge-litert"),
-    "tensorrt": ("TensorRT", "numpy pillow", "tensorrt"),
+    "onnxruntime": ("ONNX Runtime", 'numpy "pillow>=10.1" onnxruntime', "onnxruntime"),
+    "openvino": ("OpenVINO", 'numpy "pillow>=10.1" openvino', "openvino"),
+    "litert": ("LiteRT", 'numpy "pillow>=10.1" ai-edge-litert', "ai-edge-litert"),
+    "tensorrt": ("TensorRT", 'numpy "pillow>=10.1"', "tensorrt"),
 }
 """By engine: its title, what pip installs (JetPack brings TensorRT), and its name among the artifact's tools."""
 
