@@ -19,6 +19,7 @@ import msgspec
 from edgekiln import __version__
 from edgekiln.baseline import float_reference, normalisation_warning
 from edgekiln.bundle import SUFFIX
+from edgekiln.bundle import app as app_code
 from edgekiln.bundle.pack import pack
 from edgekiln.cache import default_root, step
 from edgekiln.choose import choose
@@ -315,6 +316,7 @@ def _bundles(
             golden=m.judged.golden,
             golden_folder=m.golden_folder,
             provenance=provenance(intake),
+            app=app_code.files(app_code.App(m.device, intake.model, proof.artifact, m.judged.golden)),
         )
         done.append(final)
     return tuple(done)

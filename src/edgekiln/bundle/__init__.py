@@ -4,6 +4,7 @@ manifest.json        schema, hashes of every other file, signature, artifact, ch
 model/               the artifact's files
 labels.txt           one class name a line, where there are labels
 golden/              recorded inputs and outputs
+app/                 code for apps on the device, and its self-test
 evidence.json        every figure about this artifact, and how it was obtained
 signatures/          reserved: signatures over manifest.json; nothing is signed yet
 """
@@ -17,4 +18,5 @@ EVIDENCE = "evidence.json"
 LABELS = "labels.txt"
 MODEL_FOLDER = "model"
 GOLDEN_FOLDER = "golden"
+APP_FOLDER = "app"
 SIGNATURES = "signatures/"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgekiln.bundle import EVIDENCE, GOLDEN_FOLDER, LABELS, MANIFEST, MODEL_FOLDER, SCHEMA
+from edgekiln.bundle import APP_FOLDER, EVIDENCE, GOLDEN_FOLDER, LABELS, MANIFEST, MODEL_FOLDER, SCHEMA
 from edgekiln.errors import MachineFault
 from edgekiln.files import sha256_bytes, write_bytes
 from edgekiln.records import Choice, FileEntry, Golden, Manifest, Model, Proof, Scalar
@@ -28,9 +28,11 @@ def pack(
     golden: Golden | None,
     golden_folder: Path | None,
     provenance: Mapping[str, Scalar],
+    app: Mapping[str, bytes] | None = None,
 ) -> Manifest:
     """Write the bundle of one chosen artifact to ``path``, whole or not at all.
 
+    ``app`` maps paths below the bundle's ``app/`` folder to their content (``bundle.app.files``).
     Raises MachineFault where an artifact's file no longer has the hash that was proved.
     """
     members: dict[str, bytes] = {}
@@ -49,6 +51,7 @@ def pack(
     if golden is not None and golden_folder is not None:
         for name in (golden.inputs, golden.outputs):
             members[f"{GOLDEN_FOLDER}/{name}"] = (golden_folder / name).read_bytes()
+    members |= {f"{APP_FOLDER}/{name}": data for name, data in (app or {}).items()}
     members[EVIDENCE] = msgspec.json.format(msgspec.json.encode(proof, order="deterministic"), indent=1)
     manifest = Manifest(
         schema=SCHEMA,
