@@ -17,7 +17,9 @@ sizes = [224, "320x416"]      # several input sizes from one build: HEIGHTxWIDTH
 
 [preprocess]                  # the fields of records.Preprocess
 [budget]                      # max_drop, agreement, sqnr_db, latency_ms, memory_mb, size_mb, ...
-[search]                      # targets, recipes, threads
+[search]                      # targets, recipes, threads, samples
+convert_seconds = 1200        # a conversion that takes longer is ended: a row in the report
+convert_memory_mb = 8000      # and one that takes more; left out: four fifths of the machine's memory
 """
 
 from __future__ import annotations
@@ -84,6 +86,8 @@ class SearchOrder(Record, frozen=True, kw_only=True):
     recipes: tuple[str, ...] | None = None
     threads: int | None = None
     samples: int = 300
+    convert_seconds: float = 1200.0
+    convert_memory_mb: float | None = None
 
 
 class Job(Record, frozen=True, kw_only=True):
@@ -156,6 +160,10 @@ def check(job: Job, where: object) -> None:
     input_sizes(job)
     if job.search.threads is not None and job.search.threads < 1:
         raise BadInput("reading", where, "threads must be at least 1", "Give --threads 1 or more")
+    for key in ("convert_seconds", "convert_memory_mb"):
+        limit = getattr(job.search, key)
+        if limit is not None and not 0 < limit < MAX_FIGURE:
+            raise BadInput("reading", where, f"{key} = {limit} is no limit", "Give a positive number")
     if job.search.samples < 1:
         raise BadInput("reading", where, "samples must be at least 1", "Give --samples 1 or more")
 

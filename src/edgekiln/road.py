@@ -24,6 +24,7 @@ from edgekiln.bundle.pack import pack
 from edgekiln.cache import default_root, step
 from edgekiln.choose import choose
 from edgekiln.compile.graph import optimise
+from edgekiln.compile.isolate import Converters, Limits
 from edgekiln.compile.make import Calibration, Workshop, make, matmul_share, plan
 from edgekiln.compile.sizes import Workshops, make_sizes
 from edgekiln.compile.targets import TARGETS, Target
@@ -73,6 +74,7 @@ class _Work:
     shop: Workshop
     against: Reference
     targets: Mapping[str, Target]
+    converters: Converters
     several: Workshops | None = None
     others: tuple[tuple[Size, Reference], ...] = ()
 
@@ -104,8 +106,9 @@ def build(
     with say.step("run the float model over the data"):
         against, others = _references(intake, threads)
         warnings = [*intake.warnings, *normalisation_warning(intake, threads, store)]
-    work = _Work(intake, shop, against, targets, several, others)
-    made, failures = _make_and_prove(job, devices, work, say)
+    with Converters(_limits(job), threads) as converters:
+        work = _Work(intake, shop, against, targets, converters, several, others)
+        made, failures = _make_and_prove(job, devices, work, say)
     with say.step("time what runs on this machine"):
         timings = _timed(made, intake, threads, job.search.samples, store, unfit)
     warnings = [*(f"this machine: {sentence}" for sentence in timings.unfit), *warnings]
@@ -237,8 +240,8 @@ def _make_and_prove(
 
 def _artifact(device: Device, target: Target, name: str, work: _Work) -> tuple[Path, Artifact]:
     if work.several is None:
-        return make(work.shop, device, target.name, name)
-    return make_sizes(work.several, device, target, name)
+        return make(work.shop, device, target.name, name, work.converters)
+    return make_sizes(work.several, device, target, name, work.converters)
 
 
 def _proved(device: Device, artifact: Artifact, folder: Path, work: _Work) -> Made:
@@ -331,6 +334,11 @@ def _write(result: Build, out: Path) -> None:
 
 
 # ---------------------------------------------------------------- rows
+
+
+def _limits(job: Job) -> Limits:
+    memory = job.search.convert_memory_mb
+    return Limits(job.search.convert_seconds, None if memory is None else round(memory * 1e6))
 
 
 def _check_search(job: Job, targets: Mapping[str, Target]) -> None:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from edgekiln.engines import Arrays
 from edgekiln.errors import BadInput, ConversionFailed
+from edgekiln.model.onnx_file import all_nodes
 from edgekiln.records import Outcome, PassReport
 
 MIN_OPSET = 17  # per-channel DequantizeLinear needs 13, LayerNormalization 17
@@ -76,7 +77,7 @@ def optimise(
 def _static_shapes(model: Any, shapes: Mapping[str, tuple[int | str, ...]]) -> tuple[Any, PassReport]:
     import onnx
 
-    started, before = time.perf_counter(), len(model.graph.node)
+    started, before = time.perf_counter(), _nodes(model)
     fixed = onnx.ModelProto()
     fixed.CopyFrom(model)
     held = {i.name for i in fixed.graph.initializer}
@@ -113,7 +114,7 @@ def _static_shapes(model: Any, shapes: Mapping[str, tuple[int | str, ...]]) -> t
         outcome="kept" if notes else "unneeded",
         seconds=time.perf_counter() - started,
         nodes_before=before,
-        nodes_after=len(fixed.graph.node),
+        nodes_after=_nodes(fixed),
         note="; ".join(notes) or "every input shape was static already",
     )
     return fixed, report
@@ -240,7 +241,7 @@ def _better(model: Any, tried: list[tuple[Any, PassReport]]) -> tuple[Any, list[
     """The tried graph with the fewest nodes, then the least bytes; ``model`` where none is smaller."""
     sound = [i for i, (_, report) in enumerate(tried) if report.kept]
     sizes = {i: (tried[i][1].nodes_after, tried[i][0].ByteSize()) for i in sound}
-    before = (len(model.graph.node), model.ByteSize())
+    before = (_nodes(model), model.ByteSize())
     best = min(sound, key=lambda i: sizes[i], default=None)
     if best is not None and sizes[best] >= before:
         best = None
@@ -277,8 +278,13 @@ def _told(before: dict[str, int], after: dict[str, int]) -> str:
 
 
 def ops(model: Any) -> dict[str, int]:
-    """Operators of the main graph by type, by name."""
-    return dict(sorted(Counter(n.op_type for n in model.graph.node).items()))
+    """Operators of the graph and of its subgraphs by type, by name."""
+    return dict(sorted(Counter(n.op_type for n in all_nodes(model)).items()))
+
+
+def _nodes(model: Any) -> int:
+    """Subgraphs included: resolving an If shows more nodes at the top and leaves fewer in all."""
+    return sum(1 for _ in all_nodes(model))
 
 
 def _run(model: Any, probe: Arrays, name: str) -> dict[str, NDArray[Any]]:

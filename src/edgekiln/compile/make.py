@@ -67,7 +67,7 @@ class Workshop:
 
     ``model_sha256`` is the hash of ``graph``: it names the graph in the cache. ``model`` is what the
     bundle will say of it: signature, preprocessing, labels. ``sizes`` are the (height, width) that a graph
-    with symbolic height and width is made for. Without ``converters`` conversions run in this process.
+    with symbolic height and width is made for.
     """
 
     graph: Path
@@ -77,7 +77,6 @@ class Workshop:
     threads: int
     model: Model
     sizes: tuple[tuple[int, int], ...] = ()
-    converters: Converters | None = None
 
 
 class _Observed(Record, frozen=True, kw_only=True):
@@ -120,8 +119,12 @@ def matmul_share(graph: Path) -> float | None:
     return sum(o.macs for o in counted.ops if o.op in {"MatMul", "Gemm"}) / counted.macs
 
 
-def make(shop: Workshop, device: Device, target: str, recipe_name: str) -> tuple[Path, Artifact]:
+def make(
+    shop: Workshop, device: Device, target: str, recipe_name: str, converters: Converters | None = None
+) -> tuple[Path, Artifact]:
     """The artifact's folder and record, from the cache where it is there.
+
+    With ``converters`` the conversion runs in a process of its own, else in this one.
 
     Raises ConversionFailed, MissingExtra, BadInput: rows of the report, other artifacts go on.
     """
@@ -142,9 +145,9 @@ def make(shop: Workshop, device: Device, target: str, recipe_name: str) -> tuple
     )
 
     def produce(into: Path) -> Artifact:
-        if shop.converters is None:
+        if converters is None:
             return TARGETS[target].convert(order, into)
-        return shop.converters.convert(target, order, into)
+        return converters.convert(target, order, into)
 
     about = [shop.model.signature, shop.model.preprocess, shop.model.labels, shop.model.task]
     traits = [getattr(device, field) for field in TARGETS[target].per]

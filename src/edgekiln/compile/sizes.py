@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from edgekiln.cache import step
+from edgekiln.compile.isolate import Converters
 from edgekiln.compile.make import Workshop, make
 from edgekiln.compile.targets import Target
 from edgekiln.devices import Device
@@ -38,19 +39,22 @@ class Workshops:
     at: Callable[[Size], Workshop]
 
 
-def make_sizes(shops: Workshops, device: Device, target: Target, recipe: str) -> tuple[Path, Artifact]:
+def make_sizes(
+    shops: Workshops, device: Device, target: Target, recipe: str, converters: Converters | None = None
+) -> tuple[Path, Artifact]:
     """The folder and record of an artifact that takes every size. Raises as ``make`` does.
 
     A flexible target that refuses the symbolic graph gives one file per size instead, and the check says so;
     where that fails too, what is raised is what it said to the symbolic graph.
     """
     if not target.flexible:
-        return _together(shops, device, target, recipe, f"{target.name} takes one static shape")
+        return _together(shops, device, target, recipe, f"{target.name} takes one static shape", converters)
     try:
-        folder, artifact = make(shops.flexible, device, target.name, recipe)
+        folder, artifact = make(shops.flexible, device, target.name, recipe, converters)
     except ConversionFailed as refused:
         try:
-            return _together(shops, device, target, recipe, f"the flexible graph was refused: {refused.why}")
+            why = f"the flexible graph was refused: {refused.why}"
+            return _together(shops, device, target, recipe, why, converters)
         except ConversionFailed:
             raise refused from None
     detail = f"flexible: one file takes {sizes_text(shops.sizes)}"
@@ -62,10 +66,15 @@ def make_sizes(shops: Workshops, device: Device, target: Target, recipe: str) ->
 
 
 def _together(
-    shops: Workshops, device: Device, target: Target, recipe: str, why: str
+    shops: Workshops,
+    device: Device,
+    target: Target,
+    recipe: str,
+    why: str,
+    converters: Converters | None,
 ) -> tuple[Path, Artifact]:
     """One conversion per size, and their files in a folder per size (``320x416/``) of one artifact."""
-    made = [(size, *make(shops.at(size), device, target.name, recipe)) for size in shops.sizes]
+    made = [(size, *make(shops.at(size), device, target.name, recipe, converters)) for size in shops.sizes]
 
     def produce(into: Path) -> Artifact:
         for size, folder, artifact in made:

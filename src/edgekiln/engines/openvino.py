@@ -6,6 +6,7 @@ the artifact says otherwise, and read back from the compiled model.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,9 @@ PRECISIONS = {"f32": "f32", "bf16": "bf16", "f16": "f16"}
 class _Request:
     """One inference request, used again and again. Outputs are copies: a later call leaves them alone."""
 
-    def __init__(self, compiled: Any) -> None:
+    def __init__(self, compiled: Any, names: Sequence[str]) -> None:
         self._request = compiled.create_infer_request()
-        self._outputs = [(port.get_any_name(), port) for port in compiled.outputs]
+        self._outputs = list(zip(names, compiled.outputs, strict=True))
 
     def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         results = self._request.infer(dict(inputs), share_inputs=False, share_outputs=False)
@@ -58,7 +59,10 @@ def open(artifact: Artifact, folder: Path, threads: int) -> _Request:
         "CACHE_DIR": "",
     }
     try:
-        compiled = core.compile_model(core.read_model(folder / artifact.entry), "CPU", config)
+        model = core.read_model(folder / artifact.entry)
+        # Asked before compiling: afterwards an output bears the names of all that was fused into it.
+        names = [port.get_any_name() for port in model.outputs]
+        compiled = core.compile_model(model, "CPU", config)
         effective = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         capable = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     except RuntimeError as error:
@@ -69,7 +73,7 @@ def open(artifact: Artifact, folder: Path, threads: int) -> _Request:
             f"Check the graph, or the openvino version (here {openvino.__version__})",
         ) from error
     require_precision(artifact.entry, asked, effective, tuple(capable))
-    return _Request(compiled)
+    return _Request(compiled, names)
 
 
 def require_precision(entry: str, asked: str, effective: str, capable: tuple[str, ...]) -> None:

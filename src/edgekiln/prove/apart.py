@@ -14,7 +14,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from edgekiln.engines import Arrays
+from edgekiln.engines import Arrays, Runner, at_size, open_engine
 from edgekiln.errors import ConversionFailed, EdgekilnError, NotRunnableHere
 from edgekiln.prove.arrays import npz_bytes, read_npz
 from edgekiln.prove.process import Lost, Process
@@ -27,6 +27,13 @@ APART = frozenset({"litert", "executorch", "qnn"})
 """Engines that run native code on files of a format which only they read."""
 
 COMMAND = (sys.executable, "-m", "edgekiln.prove.worker")
+
+
+def open_proof(artifact: Artifact, folder: Path, threads: int, size: tuple[int, int] | None = None) -> Runner:
+    """The proof engine of ``artifact``, held apart where it may crash. Raises as ``open_engine``."""
+    if artifact.proof_engine in APART:
+        return Apart(artifact.proof_engine, artifact, folder, threads, size=size)
+    return open_engine(artifact.proof_engine, artifact, folder, threads, size)
 
 
 class Apart:
@@ -44,7 +51,9 @@ class Apart:
         threads: int,
         seconds: float = SECONDS,
         command: Sequence[str] = COMMAND,
+        size: tuple[int, int] | None = None,
     ) -> None:
+        artifact, folder = at_size(artifact, folder, size)
         self._engine, self._artifact, self._folder, self._threads = engine, artifact, folder, threads
         self._seconds, self._opened = seconds, False
         self._scratch = tempfile.TemporaryDirectory(prefix="edgekiln-prove-", ignore_cleanup_errors=True)

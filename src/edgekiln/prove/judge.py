@@ -12,10 +12,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekiln.engines import Arrays, Runner, open_engine
+from edgekiln.engines import Arrays, Runner
 from edgekiln.errors import ConversionFailed
 from edgekiln.prove import golden
 from edgekiln.prove.accuracy import Tally, accuracy_evidence, bound_warning
+from edgekiln.prove.apart import open_proof
 from edgekiln.prove.parity import ParityStream, parity_evidence
 from edgekiln.records import Artifact, Evidence, Golden, Record, Scalar, Task
 
@@ -150,7 +151,7 @@ def judge(
     Raises NotRunnableHere or MissingExtra where it can't be opened, ConversionFailed where an output
     holds NaN or infinity: such an artifact is never a candidate.
     """
-    runner = open_engine(artifact.proof_engine, artifact, folder, threads)
+    runner = open_proof(artifact, folder, threads)
     try:
         found = _compared(runner, artifact, against, threads, where, bound)
         made = golden.record(runner, artifact, found.firsts, into)
@@ -177,7 +178,7 @@ def judge_at(
 
     ``against`` is the float model at that size, on the same pictures prepared to it. Raises as ``judge``.
     """
-    runner = open_engine(artifact.proof_engine, artifact, folder, threads, size)
+    runner = open_proof(artifact, folder, threads, size)
     try:
         found = _compared(runner, artifact, against, threads, where, bound).evidence
     finally:
