@@ -23,8 +23,9 @@ from edgekiln.prove.worker import Call, Called, Open, Opened
 from edgekiln.records import Artifact
 
 SECONDS = 300.0
-APART = frozenset({"litert", "executorch", "qnn"})
-"""Engines that run native code on files of a format which only they read."""
+APART = frozenset({"coreml", "litert", "executorch", "qnn"})
+"""Engines that run native code on files of a format which only they read, and the interpreter of Core ML,
+whose library floods the terminal with warnings."""
 
 COMMAND = (sys.executable, "-m", "edgekiln.prove.worker")
 
