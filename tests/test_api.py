@@ -50,7 +50,7 @@ def test_the_other_verbs_are_functions_too(float_bundle: Path, digit_files: Path
     found, rejected = edgekiln.run(float_bundle, [digit_files / "data" / "1500.png"])
     assert len(found) == 1
     assert not rejected
-    assert edgekiln.inspect(digit_files / "digits.onnx", ask_targets=False).cost is not None
+    assert edgekiln.inspect(digit_files / "digits.onnx", targets=()).cost is not None
     assert edgekiln.bench(float_bundle, threads=1, samples=10).a_percentiles is not None
     assert edgekiln.doctor().abilities
 

@@ -97,16 +97,16 @@ def inspect(
     *,
     weights: str | Path | None = None,
     input_shape: str | dict[str, str] | None = None,
-    ask_targets: bool = True,
+    targets: tuple[str, ...] | None = None,
 ) -> Inspection:
-    """Signature, operators, cost, and what each target says to a model."""
+    """Signature, operators, cost, and what each of ``targets`` (None: all, () none) says to a model."""
     from edgekiln.inspection import inspect as look
 
     given = input_shape or {}
     table = given if isinstance(given, dict) else {"": given}
     shapes = {name: parse_shape(text) for name, text in table.items()}
     job = Job(model=ModelOrder(source=str(model), weights=_text(weights)))
-    return look(job, shapes, ask_targets=ask_targets)
+    return look(job, shapes, targets)
 
 
 def _text(path: Any) -> str | None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from edgekiln.compile.isolate import Converters, Limits
+from edgekiln.compile.recipes import needs_calibration, recipe
 from edgekiln.compile.targets import TARGETS
 from edgekiln.devices import load
-from edgekiln.errors import EdgekilnError, MachineFault
+from edgekiln.errors import BadInput, EdgekilnError, MachineFault, did_you_mean
 from edgekiln.files import sha256_file
 from edgekiln.job import Job
 from edgekiln.model import signature
@@ -16,7 +19,18 @@ from edgekiln.model.importers import import_model
 from edgekiln.records import Model, Record
 
 # A device of each target's kind, for questions that need one.
-_TYPICAL = {"onnxruntime": "host", "openvino": "host", "tensorrt": "jetson-orin-nano-8gb"}
+_TYPICAL = {
+    "onnxruntime": "host",
+    "openvino": "host",
+    "tensorrt": "jetson-orin-nano-8gb",
+    "coreml": "iphone-16-pro",
+    "litert": "pixel-9",
+    "executorch": "pixel-9",
+    "qnn": "galaxy-s24",
+    "web": "browser",
+}
+SECONDS = 300.0
+"""What one target may take for its word."""
 
 
 class Word(Record, frozen=True, kw_only=True):
@@ -37,10 +51,16 @@ class Inspection(Record, frozen=True, kw_only=True):
     words: tuple[Word, ...]
 
 
-def inspect(job: Job, shapes: dict[str, tuple[int, ...]], ask_targets: bool = True) -> Inspection:
-    """Import ``job.model`` and look at it. Raises BadInput for a model that can't be read."""
+def inspect(job: Job, shapes: dict[str, tuple[int, ...]], targets: Sequence[str] | None = None) -> Inspection:
+    """Import ``job.model``, look at it, and ask ``targets`` (None: all, which takes a minute or more).
+
+    Raises BadInput for a model that can't be read, or a target that does not exist.
+    """
     import onnx
 
+    for name in targets or ():
+        if name not in TARGETS:
+            raise BadInput("asking the target", name, "no target has this name", did_you_mean(name, TARGETS))
     located = job.path(job.model.source)
     source = str(located) if located.exists() or ":" not in job.model.source else job.model.source
     with tempfile.TemporaryDirectory(prefix="edgekiln-") as scratch:
@@ -61,31 +81,36 @@ def inspect(job: Job, shapes: dict[str, tuple[int, ...]], ask_targets: bool = Tr
             counted = cost(graph, shapes)
         except EdgekilnError as error:
             reason = f"{error.why}. {error.cure}"
-        words = _words(graph, model, counted, folder) if ask_targets else ()
+        words = _words(graph, model, counted, folder, TARGETS if targets is None else targets)
     return Inspection(model=model, opset=opset, cost=counted, cost_reason=reason, words=words)
 
 
-def _words(graph: Path, model: Model, counted: Cost | None, scratch: Path) -> tuple[Word, ...]:
+def _words(
+    graph: Path, model: Model, counted: Cost | None, scratch: Path, targets: Iterable[str]
+) -> tuple[Word, ...]:
     """Each target's word on the float graph, optimised at static shapes as a build would."""
     if counted is None:
         says = "not asked: its input shapes are open, give --input-shape"
-        return tuple(Word(target=t, accepts=None, says=says) for t in TARGETS)
+        return tuple(Word(target=t, accepts=None, says=says) for t in targets)
     static = scratch / "static" / "graph.onnx"
     try:
         _optimised(graph, model, counted, static)
     except EdgekilnError as error:
         says = f"not asked: {error.why}. {error.cure}"
-        return tuple(Word(target=t, accepts=None, says=says) for t in TARGETS)
-    return tuple(_ask(t, static, scratch / "cache") for t in TARGETS)
+        return tuple(Word(target=t, accepts=None, says=says) for t in targets)
+    with Converters(Limits(seconds=SECONDS)) as converters:
+        return tuple(_ask(t, model, static, scratch / "cache", converters) for t in targets)
 
 
-def _ask(target: str, static: Path, cache: Path) -> Word:
-    """Convert ``static`` to fp32 for a typical device of ``target``; what a converter raises is its word."""
+def _ask(target: str, model: Model, static: Path, cache: Path, converters: Converters) -> Word:
+    """Convert ``static`` by the first recipe of ``target`` that needs no data, for a typical device; what a
+    converter raises is its word."""
     from edgekiln.compile.make import Workshop, make
 
+    which = next(name for name in TARGETS[target].recipes if not needs_calibration(recipe(name)))
     try:
-        shop = Workshop(static, sha256_file(static), None, cache, 2)
-        _, artifact = make(shop, load(_TYPICAL[target]), target, "fp32")
+        shop = Workshop(static, sha256_file(static), None, cache, 2, model)
+        _, artifact = make(shop, load(_TYPICAL[target]), target, which, converters)
     except MachineFault:
         raise
     except EdgekilnError as error:

@@ -92,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
     inspect = verb("inspect", "show a model's signature, operators, cost, and what each target says to it")
     _model(inspect)
     inspect.add_argument("--no-targets", action="store_true", help="do not ask the targets")
+    inspect.add_argument("--target", action="append", metavar="NAME", help="ask this one (again for more)")
     devices = verb("devices", "show the catalogue, or one device with the source of every figure")
     devices.add_argument("name", nargs="?", metavar="NAME")
     verify = verb("verify", "check a bundle's hashes, manifest and golden outputs")

@@ -39,7 +39,7 @@ def inspect(given: argparse.Namespace) -> int:
     from edgekiln.inspection import inspect as look
 
     order = ModelOrder(source=given.model, weights=given.weights)
-    found = look(Job(model=order), _shapes(given), ask_targets=not given.no_targets)
+    found = look(Job(model=order), _shapes(given), () if given.no_targets else given.target)
     return _answer(given, found, show.inspection)
 
 
