@@ -3,7 +3,7 @@ PYTHON_IN_VENV := .venv/bin/python
 BENCHMARKS = $(sort $(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench docs constraints clean
+.PHONY: help setup demo everywhere test check bench docs constraints clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -14,6 +14,10 @@ setup: ## make .venv with everything that the targets below need
 demo: setup ## build EfficientNet-Lite0 for three devices and print the table
 	$(PYTHON_IN_VENV) examples/efficientnet_lite0/data.py
 	.venv/bin/edgekiln build examples/efficientnet_lite0/job.toml
+
+everywhere: setup ## build EfficientNet-Lite0 for nine devices, every target among them
+	$(PYTHON_IN_VENV) examples/efficientnet_lite0/data.py
+	.venv/bin/edgekiln build examples/efficientnet_lite0/every_device.toml
 
 test: setup ## run all tests
 	$(PYTHON_IN_VENV) -m pytest
