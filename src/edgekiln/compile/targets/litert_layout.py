@@ -83,7 +83,10 @@ def rename(tree: Any, signature: Signature) -> None:
     definition = tree.signatureDefs[0]
     tensors = tree.subgraphs[definition.subgraphIndex].tensors
     named: set[int] = set()
-    kinds = (("args_", definition.inputs, signature.inputs), ("output_", definition.outputs, signature.outputs))
+    kinds = (
+        ("args_", definition.inputs, signature.inputs),
+        ("output_", definition.outputs, signature.outputs),
+    )
     for prefix, maps, specs in kinds:
         if {_text(m.name) for m in maps} != {f"{prefix}{i}" for i in range(len(specs))}:
             why = f"it has {sorted(_text(m.name) for m in maps)} for {[s.name for s in specs]}"
