@@ -188,9 +188,7 @@ def _scatter(x: Tensor, axis: int, places: Tensor, updates: Tensor, how: str) ->
 def scatter_elements(node: Node) -> Lowered:
     axis, how = node.axis(node.attribute("axis", 0)), node.attribute("reduction", "none")
     length = node.shape(0)[axis]
-    return (
-        lambda x, i, u: _scatter(x, axis, wrapped(i.to(torch.int64), length), u, how)
-    ), node.names
+    return (lambda x, i, u: _scatter(x, axis, wrapped(i.to(torch.int64), length), u, how)), node.names
 
 
 def scatter_nd(node: Node) -> Lowered:

@@ -22,7 +22,14 @@ from edgekiln.compile.torch_graph.table import OPS
 from edgekiln.errors import ConversionFailed
 
 MOST_TURNS = 256
-RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
+RANDOM = {
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+    "Bernoulli",
+    "Multinomial",
+}
 RESULTS_OF_VALUES = {"ConstantOfShape", "Range", "NonZero", "NonMaxSuppression", "Unique"}
 _TORCH_LOG = logging.getLogger("torch._subclasses.fake_tensor")
 
@@ -99,7 +106,9 @@ def load(path: Path) -> Translated:
     outputs = [o.name for o in model.graph.output]
     for name in outputs:
         if name not in loader.values.constants and name not in loader.values.traced:
-            raise ConversionFailed(DOING, name, "no node makes this output", "Check the graph with onnx.checker")
+            raise ConversionFailed(
+                DOING, name, "no node makes this output", "Check the graph with onnx.checker"
+            )
     return Translated(loader.steps, [i.name for i in inputs], outputs, loader.values).eval()
 
 
