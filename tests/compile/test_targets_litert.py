@@ -79,11 +79,12 @@ def test_each_recipe_keeps_names_and_float_io_and_the_model_s_meaning(recipe, di
 
 @pytest.mark.parametrize("recipe", ALL)
 def test_the_arithmetic_and_the_size_are_those_of_the_recipe(recipe, digit_shop) -> None:
-    artifact, _ = digit_shop.made(recipe)
+    artifact, folder = digit_shop.made(recipe)
     kind = HEAVY.get(recipe, recipe[:4])
     assert set(artifact.precisions) <= {kind, "fp32"}
     assert artifact.precisions[kind] >= 2
     assert sum(artifact.precisions.values()) == 3
+    assert str(digit_shop.folder).encode() not in (folder / "model.tflite").read_bytes()
     assert recipe == "fp32" or artifact.size_bytes < 0.8 * digit_shop.made("fp32")[0].size_bytes
     assert ("ai-edge-quantizer" in artifact.tools) == (recipe != "fp32")
 
@@ -285,12 +286,20 @@ def test_an_operator_that_litert_torch_refuses_is_named(tmp_path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_type_that_litert_lacks_is_named_without_paths_of_this_machine(tmp_path) -> None:
+    kind = (TensorProto.DOUBLE, [4])
+    path = graph_of(tmp_path / "f64.onnx", [helper.make_node("Exp", ["x"], ["y"])], {"x": kind}, {"y": kind})
+    with pytest.raises(ConversionFailed, match=r"'tfl\.exp'.*f64") as caught:
+        convert(order(tmp_path / "v", path, "fp32", PC), tmp_path / "out")
+    assert ".py" not in str(caught.value)
+
+
 def test_an_operator_without_a_kernel_is_named(net_shop, tmp_path) -> None:
     """The converter writes StableHLO operators for some graphs that the interpreter has no kernel for."""
     artifact, folder = net_shop.made("fp32")
     broken = without_kernel((folder / "model.tflite").read_bytes())
     asked = order(tmp_path / "v", net_shop.graph, "fp32", PC)
-    with pytest.raises(ConversionFailed, match="LiteRT can't: .*STABLEHLO_SORT"):
+    with pytest.raises(ConversionFailed, match=r"LiteRT can't: .*STABLEHLO_SORT"):
         compare(broken, draft(asked, artifact.options), asked, {"image": picture(3)})
 
 

@@ -7,15 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from edgekiln.compile.targets.litert import convert
-from edgekiln.compile.targets.litert_metadata import normalisation, with_labels
 from edgekiln.engines import litert as engine
 from edgekiln.errors import BadInput, MissingExtra, NotRunnableHere
-from edgekiln.records import Artifact, Preprocess
-from fakes.litert_files import labels, without_kernel
+from edgekiln.records import Artifact
+from fakes.litert_files import without_kernel
 from fakes.networks import picture
 from fakes.variants import PC, order
 from fakes.variants import artifact as variants_artifact
@@ -134,26 +131,3 @@ def test_without_the_package_the_extra_is_named(converted, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
     with pytest.raises(MissingExtra, match=r"edgekiln\[litert\]"):
         engine.open(*converted, 1)
-
-
-figures = st.floats(-300, 300, allow_nan=False).filter(lambda x: abs(x) > 1e-3)
-
-
-@given(mean=figures, std=figures, scale=st.sampled_from([1.0, 1 / 255, 1 / 127.5]), pixel=st.integers(0, 255))
-def test_normalisation_of_bytes_is_the_model_s_own(mean: float, std: float, scale: float, pixel: int) -> None:
-    spec = Preprocess(width=1, height=1, colour="GRAY", scale=scale, mean=(mean,), std=(std,))
-    (bytes_mean,), (bytes_std,) = normalisation(spec)
-    ours = (pixel * scale - mean) / std
-    assert (pixel - bytes_mean) / bytes_std == pytest.approx(ours, rel=1e-6, abs=1e-6 * abs(mean / std))
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
-@given(names=st.lists(st.text(st.characters(exclude_categories=["C", "Z"])), min_size=1))
-def test_labels_come_back_line_by_line(names: list[str], tmp_path: Path) -> None:
-    (tmp_path / "some.tflite").write_bytes(with_labels(b"\x1c\0\0\0TFL3" + bytes(100), names))
-    assert labels(tmp_path / "some.tflite") == names
-
-
-def test_a_label_of_two_lines_stays_one_label(tmp_path: Path) -> None:
-    (tmp_path / "some.tflite").write_bytes(with_labels(b"model", ["a\nb", "c"]))
-    assert labels(tmp_path / "some.tflite") == ["a b", "c"]

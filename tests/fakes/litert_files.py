@@ -1,4 +1,4 @@
-"""``.tflite`` files for tests: conversions kept per recipe, and readers that share no code with our writer."""
+"""``.tflite`` files for tests: conversions kept per recipe, readers that share no code with our writer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from edgekiln.compile.targets.litert import convert
-from edgekiln.records import Artifact, Model
+from edgekiln.compile.targets.litert_metadata import encode
+from edgekiln.records import Artifact, Model, Signature
 from fakes.variants import PC, model_of, order
 
 SCHEMA = """
@@ -89,13 +90,23 @@ def raw(path: Path) -> Any:
 
 
 def metadata(path: Path, scratch: Path) -> Any:
-    """The file's TFLite metadata as flatc, the flatbuffers project's own compiler, prints it."""
+    """The file's TFLite metadata, read through the model's own flatbuffer."""
     from ai_edge_litert import schema_py_generated as schema
 
     tree = schema.Model.GetRootAs(path.read_bytes(), 0)
     entries = [tree.Metadata(i) for i in range(tree.MetadataLength())]
     entry = next(e for e in entries if e.Name() == b"TFLITE_METADATA")
-    (scratch / "found.bin").write_bytes(tree.Buffers(entry.Buffer()).DataAsNumpy().tobytes())
+    return decoded(tree.Buffers(entry.Buffer()).DataAsNumpy().tobytes(), scratch)
+
+
+def read_metadata(model: Model, signature: Signature, pictures: list[str], scratch: Path) -> Any:
+    """What flatc reads of the metadata that our writer makes for ``model``."""
+    return decoded(encode(model, signature, pictures), scratch)
+
+
+def decoded(content: bytes, scratch: Path) -> Any:
+    """A metadata flatbuffer as JSON, by flatc (it comes with executorch)."""
+    (scratch / "found.bin").write_bytes(content)
     (scratch / "schema.fbs").write_text(SCHEMA)
     flatc = Path(sys.executable).parent / "flatc"
     files = [scratch / "schema.fbs", "--", scratch / "found.bin"]

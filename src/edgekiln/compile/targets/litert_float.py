@@ -33,6 +33,8 @@ PACKAGES = {"litert_torch": "litert-torch", "ai_edge_litert": "ai-edge-litert", 
 _CURE = "Choose another target, or change the model at that operator"
 _OPERATOR = re.compile(r"\b(?:aten|prims|torchvision|quantized_decomposed|stablehlo|tfl)[.:]+\w+(?:\.\w+)?")
 
+_LOCATION = re.compile(r"\S+\.py:\d+(?::\d+)?:\s*")  # MLIR points at our own sources, which help nobody
+
 
 class FloatFile(Record, frozen=True, kw_only=True):
     """What is known of a float file: the SQNR in dB of its worst output against ONNX Runtime on one sample
@@ -203,7 +205,7 @@ def _converted(order: Conversion, graph: Path, own: Signature, nhwc: tuple[str, 
 
 def _refused(name: str, error: Exception, said: str) -> ConversionFailed:
     """litert-torch's refusal in a line, with the operators that it names anywhere."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [_LOCATION.sub("", line).strip() for line in str(error).splitlines() if line.strip()]
     why = f"litert-torch: {type(error).__name__}: {lines[0][:300] if lines else 'no message'}"
     named = [o for o in dict.fromkeys(_OPERATOR.findall(f"{error}\n{said}")) if o not in why][:3]
     if named and not _OPERATOR.search(why):
