@@ -23,8 +23,15 @@ from fakes.variants import model_of
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "efficientnet_lite0"
 PREPROCESS = Preprocess(
-    width=224, height=224, fit="crop", crop=0.875, interpolation="bicubic", scale=1.0, mean=(127.0,) * 3, std=(128.0,) * 3
-)  # fmt: skip
+    width=224,
+    height=224,
+    fit="crop",
+    crop=0.875,
+    interpolation="bicubic",
+    scale=1.0,
+    mean=(127.0,) * 3,
+    std=(128.0,) * 3,
+)
 
 
 def photograph(package: str, path: str) -> np.ndarray:
