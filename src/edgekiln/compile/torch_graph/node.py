@@ -21,7 +21,7 @@ Lowered: TypeAlias = tuple[Call, Sequence[str | None]]
 DOING = "translating to PyTorch"
 CURE = "Use a target that takes ONNX graphs (onnxruntime, openvino), or change the model at that node"
 
-DTYPES = {
+DTYPES: dict[int, torch.dtype] = {
     onnx.TensorProto.FLOAT: torch.float32,
     onnx.TensorProto.DOUBLE: torch.float64,
     onnx.TensorProto.FLOAT16: torch.float16,
