@@ -7,6 +7,7 @@ recipe says so, lowered, and then run: a file that lowers can still fail when it
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.metadata
 import json
 import logging
@@ -51,10 +52,9 @@ def convert(order: Conversion, into: Path) -> Artifact:
         parity = torch_graph.check_against(path, module, samples[:2] or None)
         recipe = next((p for p in order.variant.recipe.passes if p.name == "quantise-xnnpack"), None)
         drawn = samples or [_drawn(module, order)]
+        dynamic = None if recipe is None else bool(recipe.params["dynamic"])
         try:
-            program, count = _exported(
-                module, drawn, None if recipe is None else bool(recipe.params["dynamic"])
-            )
+            program, count = _exported(module, drawn, dynamic)
             data, placement = _lowered(program)
         except EdgekilnError:
             raise
@@ -83,19 +83,15 @@ def convert(order: Conversion, into: Path) -> Artifact:
         placement=(placement,),
     )
     detail = f"the torch module differs from ONNX Runtime by at most {parity.max_error:.3g}"
-    checks = (
-        Check(name="same as the ONNX graph", passed=True, detail=detail),
-        _run(artifact, into, drawn[0]),
-    )
+    same = Check(name="same as the ONNX graph", passed=True, detail=detail)
+    checks = (same, _run(artifact, into, drawn[0]))
     return _with(artifact, checks)
 
 
 def _imports(order: Conversion) -> Any:
     try:
-        import executorch.exir
-        import torch
-        import torchao  # noqa: F401
-
+        importlib.import_module("executorch.exir")
+        importlib.import_module("torchao.quantization.pt2e")
         from edgekiln.compile import torch_graph
     except ImportError as error:
         raise MissingExtra(DOING, order.variant.path, "executorch") from error
@@ -222,7 +218,7 @@ def _placement(program: Any) -> Placement:
         taken=inside,
         partitions=partitions,
         fallback=dict(sorted(outside.items())),
-        detail="counted after XnnpackPartitioner; quantise and dequantise inside the delegate are no operators",
+        detail="by XnnpackPartitioner; quantise and dequantise inside the delegate are not counted",
     )
 
 
@@ -235,9 +231,9 @@ def _name(node: Any) -> str:
     """``conv2d`` for aten.conv2d.default, in any dialect."""
     target = node.target
     schema = getattr(target, "_schema", None) or getattr(getattr(target, "_op", None), "_schema", None)
-    return (
-        str(schema.name).split("::")[-1] if schema is not None else str(getattr(target, "__name__", target))
-    )
+    if schema is None:
+        return str(getattr(target, "__name__", target))
+    return str(schema.name).split("::")[-1]
 
 
 def _run(artifact: Artifact, folder: Path, sample: dict[str, NDArray[Any]]) -> Check:
