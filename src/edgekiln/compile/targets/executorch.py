@@ -194,10 +194,30 @@ def _lowered(program: Any) -> tuple[bytes, Placement]:
     from executorch.exir import to_edge_transform_and_lower
 
     edge = to_edge_transform_and_lower(
-        program, partitioner=[XnnpackPartitioner()], compile_config=get_xnnpack_edge_compile_config()
+        program,
+        transform_passes=[_without_expands],
+        partitioner=[XnnpackPartitioner()],
+        compile_config=get_xnnpack_edge_compile_config(),
     )
     placement = _placement(edge.exported_program())
     return bytes(edge.to_executorch().buffer), placement
+
+
+def _without_expands(graph_module: Any) -> Any:
+    """A pass that takes out what torch.matmul leaves around each product: expanding a tensor to the shape
+    it has already. No delegate takes an expand, so each would end a partition."""
+    from torch.fx.passes.infra.pass_base import PassResult
+
+    changed = False
+    for node in list(graph_module.graph.nodes):
+        if node.op == "call_function" and _name(node) == "expand_copy":
+            source = node.args[0]
+            if source.meta["val"].shape == node.meta["val"].shape:
+                node.replace_all_uses_with(source)
+                graph_module.graph.erase_node(node)
+                changed = True
+    graph_module.recompile()
+    return PassResult(graph_module, changed)
 
 
 def _placement(program: Any) -> Placement:
