@@ -66,7 +66,7 @@ def test_a_damaged_file_is_refused_with_the_runtimes_words(
     data = (folder / artifact.entry).read_bytes()
     for damage in (data[: len(data) // 2], b"\0" * 64 + data[64:], data[:200] + bytes(400) + data[600:], b""):
         (tmp_path / artifact.entry).write_bytes(damage)
-        with pytest.raises(NotRunnableHere, match="error:? 0x"):
+        with pytest.raises(NotRunnableHere, match=r"error:? 0x"):
             engine.open(artifact, tmp_path, 1)
 
 

@@ -10,13 +10,13 @@ pool is set before a method is loaded, and artifacts that are open at the same t
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
-import sys
 import tempfile
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ from edgekiln.records import Artifact
 
 DOING = "opening with ExecuTorch"
 METHOD = "forward"
-_NOISE = ("cpuinfo_utils.cpp",)
+_NOISE = ("cpuinfo_utils.cpp", "operator_registry.cpp:278", "See logs for details")
+"""Lines of the runtime's log that say nothing about why it failed."""
 
 
 class _Method:
@@ -127,31 +128,29 @@ def _set_threads(runtime: Any, threads: int, to: str) -> None:
 
 
 @contextlib.contextmanager
-def spoken() -> Iterator[Any]:
-    """Catch what native code writes to the process's standard error; a function that gives its lines.
+def spoken() -> Iterator[Callable[[], list[str]]]:
+    """Catch what is written to standard error, natively or by Python; a function that gives its last lines.
 
-    The runtime logs there and nowhere else: its exceptions carry a number only. Where the descriptor can't
-    be replaced, everything passes as before and there are no lines.
+    The runtime logs there and nowhere else: its exceptions carry a number only. Standard error is the
+    whole process's, so this stands around loading and not around each run.
     """
-    with tempfile.TemporaryFile() as aside:
-        try:
-            sys.stderr.flush()
+    with tempfile.TemporaryFile() as aside, contextlib.ExitStack() as undo:
+        stream = undo.enter_context(
+            io.TextIOWrapper(os.fdopen(os.dup(aside.fileno()), "wb"), "utf-8", "replace")
+        )
+        undo.enter_context(contextlib.redirect_stderr(stream))
+        with contextlib.suppress(OSError):  # a process may have closed it
             before = os.dup(2)
-        except (OSError, AttributeError, ValueError):
-            yield lambda: list[str]()
-            return
-        os.dup2(aside.fileno(), 2)
+            undo.callback(os.close, before)
+            undo.callback(os.dup2, before, 2)
+            os.dup2(aside.fileno(), 2)
 
         def lines() -> list[str]:
-            aside.seek(0)
-            found = aside.read(1 << 16).decode(errors="replace").splitlines()
-            return [line for line in found if line.strip() and not any(n in line for n in _NOISE)][-4:]
+            stream.flush()
+            found = os.pread(aside.fileno(), 1 << 16, 0).decode(errors="replace").splitlines()
+            return [n for n in found if n.strip() and not any(noise in n for noise in _NOISE)][-4:]
 
-        try:
-            yield lines
-        finally:
-            os.dup2(before, 2)
-            os.close(before)
+        yield lines
 
 
 __all__ = ["open", "spoken"]
