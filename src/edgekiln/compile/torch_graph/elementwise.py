@@ -18,7 +18,7 @@ from edgekiln.compile.torch_graph.patterns import GAIN
 SIXTH = 1 / 6
 
 
-def unary(call: Call) -> Translate:
+def unary(call: Any) -> Translate:
     return lambda node: (call, [node.name(0)])
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,8 +13,12 @@ from edgekiln.compile.torch_graph.layout import flat_pads
 from edgekiln.compile.torch_graph.node import Lowered, Node, Translate
 from edgekiln.compile.torch_graph.windows import windows
 
-CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
-TRANSPOSED = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
+CONVOLUTIONS: dict[int, Any] = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+TRANSPOSED: dict[int, Any] = {
+    1: functional.conv_transpose1d,
+    2: functional.conv_transpose2d,
+    3: functional.conv_transpose3d,
+}
 
 
 def convolution(node: Node) -> Lowered:
@@ -23,10 +29,10 @@ def convolution(node: Node) -> Lowered:
         node.refuse(f"it has {len(w.kernel)} spatial axes")
     pads = flat_pads(w.before, w.after)
 
-    def run(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    def run(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
         if w.even:
-            return call(x, weight, bias, w.strides, w.before, w.dilations, group)  # type: ignore[operator]
-        return call(functional.pad(x, pads), weight, bias, w.strides, 0, w.dilations, group)  # type: ignore[operator]
+            return call(x, weight, bias, w.strides, w.before, w.dilations, group)
+        return call(functional.pad(x, pads), weight, bias, w.strides, 0, w.dilations, group)
 
     return run, node.names
 
@@ -60,7 +66,7 @@ def transposed_convolution(node: Node) -> Lowered:
     )
 
     def run(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        y: Tensor = call(x, weight, bias, w.strides, shared, extra, group, w.dilations)  # type: ignore[operator]
+        y: Tensor = call(x, weight, bias, w.strides, shared, extra, group, w.dilations)
         return functional.pad(y, cuts) if any(cuts) else y
 
     return run, node.names
