@@ -277,6 +277,18 @@ def test_several_outputs_keep_their_own_names_odd_ones_too(tmp_path) -> None:
     assert found["größe"] == pytest.approx(np.exp(-x), rel=1e-5)
 
 
+def test_outputs_that_are_nan_in_the_graph_itself_are_named_and_the_others_judged(tmp_path) -> None:
+    line = (TensorProto.FLOAT, [1, 8])
+    nodes = [helper.make_node("Log", ["x"], ["log"]), helper.make_node("Exp", ["x"], ["exp"])]
+    for outputs, judged in (({"log": line}, None), ({"log": line, "exp": line}, True)):
+        path = graph_of(tmp_path / "log.onnx", nodes[: len(outputs)], {"x": line}, outputs)
+        artifact = convert(order(tmp_path / "v", path, "fp32", PC), tmp_path / f"out{len(outputs)}")
+        check = artifact.checks[0]
+        assert (check.name, check.passed) == ("float file", judged)
+        assert "the graph itself gives NaN or infinity at log" in check.detail
+        assert ("dB" in check.detail) == (judged is True)
+
+
 def test_an_operator_that_torch_lacks_is_named(net, tmp_path) -> None:
     model = onnx.load(net)
     model.graph.node[0].op_type, model.graph.node[0].domain = "Unheard", "made.up"

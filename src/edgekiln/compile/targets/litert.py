@@ -100,6 +100,7 @@ def _float_check(made: FloatFile) -> Check:
     if made.sqnr_db is None:
         return Check(name="float file", passed=None, detail=f"not compared with ONNX Runtime: {made.reason}")
     detail = f"{made.sqnr_db:.1f} dB against ONNX Runtime on noise, before any quantisation"
+    detail += f"; {made.reason}" if made.reason else ""
     return Check(name="float file", passed=True, detail=detail)
 
 

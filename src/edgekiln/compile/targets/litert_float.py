@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from edgekiln import files
@@ -117,6 +118,7 @@ def static_signature(order: Conversion) -> Signature:
 def compare(content: bytes, artifact: Artifact, order: Conversion, sample: Arrays) -> OutputParity:
     """The file's worst output against the order's float graph in ONNX Runtime, on one sample.
 
+    Outputs of the graph that are NaN or infinite themselves can't be judged; ``reason`` names them.
     Raises ConversionFailed where LiteRT can't run the file, or gives other shapes, or NaN or infinity.
     """
     doing, name = f"running the {artifact.recipe} file of", order.variant.path
@@ -126,16 +128,19 @@ def compare(content: bytes, artifact: Artifact, order: Conversion, sample: Array
         with tempfile.TemporaryDirectory() as scratch:
             files.write_bytes(Path(scratch) / artifact.entry, content)
             runner = engine.open(artifact, Path(scratch), 1)
-            stream = ParityStream("tensors")
-            stream.add(expected_by(sample), runner(sample))
+            expected, found = expected_by(sample), runner(sample)
+        broken = [n for n, v in expected.items() if v.dtype.kind == "f" and not np.isfinite(v).all()]
+        stream = ParityStream("tensors")
+        stream.add(*({n: v for n, v in side.items() if n not in broken} for side in (expected, found)))
     except (NotRunnableHere, BadInput) as error:
         raise ConversionFailed(doing, name, f"LiteRT can't: {error.why}", _CURE) from error
+    unjudged = f"the graph itself gives NaN or infinity at {', '.join(broken)}" if broken else ""
     worst = stream.result().worst
     if worst is None:
-        return OutputParity(name="", reason="the graph has no outputs")
+        return OutputParity(name=", ".join(broken), reason=unjudged or "the graph has no outputs")
     if worst.nonfinite:
         raise ConversionFailed(doing, name, worst.reason, "Use another recipe or target")
-    return worst
+    return msgspec.structs.replace(worst, reason=worst.reason or unjudged)
 
 
 def require_same(worst: OutputParity, name: str) -> None:
