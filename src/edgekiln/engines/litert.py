@@ -71,40 +71,38 @@ def open(artifact: Artifact, folder: Path, threads: int) -> _Interpreter:
     """
     path = files.inside(folder, artifact.entry, "opening with LiteRT")
     try:
-        return _Interpreter(interpreter(path.read_bytes(), threads, artifact.entry), artifact)
+        return _Interpreter(interpreter(path, threads, artifact.entry), artifact)
     except (ValueError, KeyError, OSError) as error:
         raise _unrunnable(artifact.entry, error) from error
 
 
-def interpreter(content: bytes, threads: int, entry: str, default_delegates: bool = True) -> Any:
-    """An ``ai_edge_litert`` interpreter with its tensors allocated.
+def interpreter(source: bytes | Path, threads: int, entry: str) -> Any:
+    """An ``ai_edge_litert`` interpreter of a file (mapped, not read) or of bytes, tensors allocated.
 
-    ``default_delegates`` False leaves XNNPACK out. Raises MissingExtra and NotRunnableHere as ``open`` does.
+    It applies XNNPACK, its default delegate. Raises MissingExtra and NotRunnableHere as ``open`` does.
     """
     try:
-        from ai_edge_litert.interpreter import Interpreter, OpResolverType
+        from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
         raise MissingExtra("opening with LiteRT", entry, "litert") from error
-    resolver = OpResolverType.AUTO if default_delegates else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    given = {"model_path": str(source)} if isinstance(source, Path) else {"model_content": source}
     try:
         with _quiet_stderr():
-            made = Interpreter(
-                model_content=content, num_threads=threads, experimental_op_resolver_type=resolver
-            )
+            made = Interpreter(**given, num_threads=threads)
             made.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         raise _unrunnable(entry, error) from error
     return made
 
 
-def placement(content: bytes, threads: int, entry: str) -> Placement:
+def placement(source: bytes | Path, threads: int, entry: str) -> Placement:
     """What XNNPACK took of a ``.tflite``, asked of the interpreter after it partitioned the graph here.
 
     The interpreter keeps the graph's own nodes and appends one DELEGATE node per partition. A partition's
     nodes are those from which its outputs come without leaving its inputs. DEQUANTIZE nodes of constant
     weights are unpacked once when the model loads and count for neither side.
     """
-    made = interpreter(content, threads, entry)
+    made = interpreter(source, threads, entry)
     nodes = made._get_ops_details()  # the interpreter offers no public way to see them
     own = [n for n in nodes if n["op_name"] != "DELEGATE"]
     delegates = [n for n in nodes if n["op_name"] == "DELEGATE"]

@@ -66,16 +66,22 @@ def dump(tree: Any) -> bytes:
     """The tree as a ``.tflite``. Raises ConversionFailed beyond 2 GiB, which a flatbuffer can't hold."""
     from ai_edge_litert.tools import flatbuffer_utils
 
-    if sum(len(b.data) for b in tree.buffers if b.data is not None) >= _GIBIBYTES_2:
+    held = [b for b in tree.buffers if b.data is not None]
+    if sum(len(b.data) for b in held) >= _GIBIBYTES_2:
         cure = "Use a quantised recipe, or another target"
         raise ConversionFailed("writing the .tflite of", SIGNATURE, "its weights exceed 2 GiB", cure)
+    for buffer in held:
+        if not isinstance(buffer.data, np.ndarray):  # those are written byte by byte, in Python
+            buffer.data = np.frombuffer(buffer.data, np.uint8)
     return bytes(flatbuffer_utils.convert_object_to_bytearray(tree))
 
 
 def rename(tree: Any, signature: Signature) -> None:
     """Put the model's own names into the signature and onto its tensors: ``args_0`` becomes ``image``.
 
-    The converter numbers inputs and outputs by place. Raises ConversionFailed where one is missing.
+    The converter numbers inputs and outputs by place. The tensors between them bear the names of its torch
+    modules, hundreds of letters that say nothing of the model: they become ``t/5`` by their place.
+    Raises ConversionFailed where an input or output is missing.
     """
     if len(tree.signatureDefs or []) != 1:
         why = f"the converter wrote {len(tree.signatureDefs or [])} signatures"
@@ -83,7 +89,16 @@ def rename(tree: Any, signature: Signature) -> None:
     definition = tree.signatureDefs[0]
     tensors = tree.subgraphs[definition.subgraphIndex].tensors
     named: set[int] = set()
-    kinds = (("args_", definition.inputs, signature.inputs), ("output_", definition.outputs, signature.outputs))
+    own = {spec.name for spec in (*signature.inputs, *signature.outputs)}
+    for graph in tree.subgraphs:
+        for place, tensor in enumerate(graph.tensors):
+            tensor.name = f"t/{place}"
+            while tensor.name in own:
+                tensor.name += "+"
+    kinds = (
+        ("args_", definition.inputs, signature.inputs),
+        ("output_", definition.outputs, signature.outputs),
+    )
     for prefix, maps, specs in kinds:
         if {_text(m.name) for m in maps} != {f"{prefix}{i}" for i in range(len(specs))}:
             why = f"it has {sorted(_text(m.name) for m in maps)} for {[s.name for s in specs]}"

@@ -80,7 +80,8 @@ def _worse(one: Parity, other: Parity) -> Parity:
 def _compare(name: str, reference: NDArray[Any], found: NDArray[Any]) -> Parity:
     """Raises ConversionFailed where ``found`` is not what ``reference`` is."""
     if reference.shape != found.shape or reference.dtype != found.dtype:
-        why = f"it is {found.dtype} {list(found.shape)} where ONNX Runtime gives {reference.dtype} {list(reference.shape)}"
+        here, there = (f"{a.dtype} {list(a.shape)}" for a in (found, reference))
+        why = f"it is {here} where ONNX Runtime gives {there}"
         raise ConversionFailed(DOING, f"output '{name}'", why, CURE)
     if reference.dtype.kind != "f":
         share = float((reference != found).mean()) if reference.size else 0.0

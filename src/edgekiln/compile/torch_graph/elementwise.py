@@ -13,11 +13,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgekiln.compile.torch_graph.node import DTYPES, Call, Lowered, Node, Translate
+from edgekiln.compile.torch_graph.patterns import GAIN
 
 SIXTH = 1 / 6
 
 
-def unary(call: Call) -> Translate:
+def unary(call: Any) -> Translate:
     return lambda node: (call, [node.name(0)])
 
 
@@ -170,7 +171,9 @@ def shrink(node: Node) -> Lowered:
 
 
 def gelu(node: Node) -> Lowered:
-    kind = node.attribute("approximate", "none")
+    kind, gain = node.attribute("approximate", "none"), node.attribute(GAIN, 1.0)
+    if gain != 1.0:
+        return (lambda x: functional.gelu(x, approximate=kind) * gain), [node.name(0)]
     return (lambda x: functional.gelu(x, approximate=kind)), [node.name(0)]
 
 

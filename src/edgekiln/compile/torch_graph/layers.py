@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,8 +13,12 @@ from edgekiln.compile.torch_graph.layout import flat_pads
 from edgekiln.compile.torch_graph.node import Lowered, Node, Translate
 from edgekiln.compile.torch_graph.windows import windows
 
-CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
-TRANSPOSED = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
+CONVOLUTIONS: dict[int, Any] = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+TRANSPOSED: dict[int, Any] = {
+    1: functional.conv_transpose1d,
+    2: functional.conv_transpose2d,
+    3: functional.conv_transpose3d,
+}
 
 
 def convolution(node: Node) -> Lowered:
@@ -23,10 +29,10 @@ def convolution(node: Node) -> Lowered:
         node.refuse(f"it has {len(w.kernel)} spatial axes")
     pads = flat_pads(w.before, w.after)
 
-    def run(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    def run(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
         if w.even:
-            return call(x, weight, bias, w.strides, w.before, w.dilations, group)  # type: ignore[operator]
-        return call(functional.pad(x, pads), weight, bias, w.strides, 0, w.dilations, group)  # type: ignore[operator]
+            return call(x, weight, bias, w.strides, w.before, w.dilations, group)
+        return call(functional.pad(x, pads), weight, bias, w.strides, 0, w.dilations, group)
 
     return run, node.names
 
@@ -55,11 +61,12 @@ def transposed_convolution(node: Node) -> Lowered:
         node.refuse(f"its output_padding {extra} reaches a whole stride")
     shared = [min(b, a) for b, a in zip(before, after, strict=True)]
     cuts = flat_pads(
-        [s - b for s, b in zip(shared, before, strict=True)], [s - a for s, a in zip(shared, after, strict=True)]
+        [s - b for s, b in zip(shared, before, strict=True)],
+        [s - a for s, a in zip(shared, after, strict=True)],
     )
 
     def run(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        y: Tensor = call(x, weight, bias, w.strides, shared, extra, group, w.dilations)  # type: ignore[operator]
+        y: Tensor = call(x, weight, bias, w.strides, shared, extra, group, w.dilations)
         return functional.pad(y, cuts) if any(cuts) else y
 
     return run, node.names
@@ -105,9 +112,7 @@ def batch_norm(node: Node) -> Lowered:
 
 def instance_norm(node: Node) -> Lowered:
     eps = node.attribute("epsilon", 1e-5)
-    return (
-        lambda x, scale, bias: functional.instance_norm(x, weight=scale, bias=bias, eps=eps)
-    ), node.names
+    return (lambda x, scale, bias: functional.instance_norm(x, weight=scale, bias=bias, eps=eps)), node.names
 
 
 def group_norm(node: Node) -> Lowered:
@@ -145,9 +150,7 @@ def layer_norm(node: Node) -> Lowered:
 def rms_norm(node: Node) -> Lowered:
     axis, eps = node.axis(node.attribute("axis", -1)), node.attribute("epsilon", 1e-5)
     axes = list(range(axis, node.rank(0)))
-    return (
-        lambda x, scale: x * torch.rsqrt(torch.mean(x * x, axes, True) + eps) * scale
-    ), node.names
+    return (lambda x, scale: x * torch.rsqrt(torch.mean(x * x, axes, True) + eps) * scale), node.names
 
 
 def response_norm(node: Node) -> Lowered:
@@ -183,9 +186,7 @@ def grid_sample(node: Node) -> Lowered:
     mode = node.attribute("mode", "linear")
     mode = {"linear": "bilinear", "cubic": "bicubic"}.get(mode, mode)
     padding, corners = node.attribute("padding_mode", "zeros"), bool(node.attribute("align_corners", 0))
-    return (
-        lambda x, grid: functional.grid_sample(x, grid, mode, padding, corners)
-    ), node.names
+    return (lambda x, grid: functional.grid_sample(x, grid, mode, padding, corners)), node.names
 
 
 OPS: dict[str, Translate] = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import torch
@@ -122,8 +121,11 @@ def pick(node: Node, places: dict[int, Array], first: tuple[slice, ...] | None =
 
 
 def wrapped(index: Tensor, length: int) -> Tensor:
-    """Negative indices count from the end."""
-    return torch.where(index < 0, index + length, index)
+    """Negative indices count from the end.
+
+    The length is a tensor: ExecuTorch's quantiser turns numbers that are added to tensors into floats.
+    """
+    return torch.where(index < 0, index + torch.full_like(index, length), index)
 
 
 def gather(node: Node) -> Lowered:
@@ -154,10 +156,12 @@ def gather_elements(node: Node) -> Lowered:
 
 def _flat_index(index: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Index tuples [..., k] into the leading k axes of ``shape`` as places in those axes flattened."""
-    total: Any = 0
-    for axis in range(index.shape[-1]):
-        total = total * shape[axis] + wrapped(index[..., axis].to(torch.int64), shape[axis])
-    return total  # type: ignore[no-any-return]
+    strides = [math.prod(shape[axis + 1 : index.shape[-1]]) for axis in range(index.shape[-1])]
+    places = index.new_zeros(index.shape[:-1], dtype=torch.int64)
+    for axis, stride in enumerate(strides):
+        one = wrapped(index[..., axis].to(torch.int64), shape[axis])
+        places = places + one * torch.full_like(one, stride)
+    return places
 
 
 def gather_nd(node: Node) -> Lowered:
@@ -169,7 +173,8 @@ def gather_nd(node: Node) -> Lowered:
 
     def run(x: Tensor, i: Tensor) -> Tensor:
         places = _flat_index(i, inner).reshape(groups, -1)
-        places = (places + torch.arange(groups).unsqueeze(1) * math.prod(inner)).reshape(-1)
+        size = math.prod(inner)
+        places = (places + torch.arange(0, groups * size, size).unsqueeze(1)).reshape(-1)
         flat = x.reshape(groups * math.prod(inner), *rest)
         return torch.index_select(flat, 0, places).reshape(made)
 
@@ -188,9 +193,7 @@ def _scatter(x: Tensor, axis: int, places: Tensor, updates: Tensor, how: str) ->
 def scatter_elements(node: Node) -> Lowered:
     axis, how = node.axis(node.attribute("axis", 0)), node.attribute("reduction", "none")
     length = node.shape(0)[axis]
-    return (
-        lambda x, i, u: _scatter(x, axis, wrapped(i.to(torch.int64), length), u, how)
-    ), node.names
+    return (lambda x, i, u: _scatter(x, axis, wrapped(i.to(torch.int64), length), u, how)), node.names
 
 
 def scatter_nd(node: Node) -> Lowered:

@@ -22,7 +22,14 @@ from edgekiln.compile.torch_graph.table import OPS
 from edgekiln.errors import ConversionFailed
 
 MOST_TURNS = 256
-RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
+RANDOM = {
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+    "Bernoulli",
+    "Multinomial",
+}
 RESULTS_OF_VALUES = {"ConstantOfShape", "Range", "NonZero", "NonMaxSuppression", "Unique"}
 _TORCH_LOG = logging.getLogger("torch._subclasses.fake_tensor")
 
@@ -99,7 +106,9 @@ def load(path: Path) -> Translated:
     outputs = [o.name for o in model.graph.output]
     for name in outputs:
         if name not in loader.values.constants and name not in loader.values.traced:
-            raise ConversionFailed(DOING, name, "no node makes this output", "Check the graph with onnx.checker")
+            raise ConversionFailed(
+                DOING, name, "no node makes this output", "Check the graph with onnx.checker"
+            )
     return Translated(loader.steps, [i.name for i in inputs], outputs, loader.values).eval()
 
 
@@ -127,11 +136,12 @@ class Loader:
         if None in shape or not kind.HasField("shape"):
             why = "its shape is not static"
             raise ConversionFailed(DOING, f"input '{value.name}'", why, "Fix the sizes of the inputs first")
-        if kind.elem_type not in DTYPES:
+        dtype = DTYPES.get(kind.elem_type)
+        if dtype is None:
             why = f"its type is {onnx.TensorProto.DataType.Name(kind.elem_type)}"
             raise ConversionFailed(DOING, f"input '{value.name}'", why, CURE)
         with self._mode:
-            self.values.traced[value.name] = torch.empty(shape, dtype=DTYPES[kind.elem_type])  # type: ignore[arg-type]
+            self.values.traced[value.name] = torch.empty(shape, dtype=dtype)  # type: ignore[arg-type]
 
     def add(self, graph: onnx.GraphProto) -> None:
         """All constants and nodes of a graph or of an inlined branch."""
@@ -287,4 +297,4 @@ def _rename(graph: onnx.GraphProto, prefix: str, bound: dict[str, str]) -> None:
         node.output[:] = [names.get(n, n) for n in node.output]
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
-                _rename(attribute.g, prefix, {k: v for k, v in names.items()})
+                _rename(attribute.g, prefix, names)

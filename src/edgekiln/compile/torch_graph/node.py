@@ -21,7 +21,7 @@ Lowered: TypeAlias = tuple[Call, Sequence[str | None]]
 DOING = "translating to PyTorch"
 CURE = "Use a target that takes ONNX graphs (onnxruntime, openvino), or change the model at that node"
 
-DTYPES = {
+DTYPES: dict[int, torch.dtype] = {
     onnx.TensorProto.FLOAT: torch.float32,
     onnx.TensorProto.DOUBLE: torch.float64,
     onnx.TensorProto.FLOAT16: torch.float16,
@@ -117,13 +117,14 @@ class Node:
             self.refuse(f"axis {value} is outside a tensor of {size} dimensions")
         return int(value) % max(size, 1)
 
-    def scalar(self, index: int, other: int) -> float | int | None:
-        """A constant of one element as a Python number, if broadcasting with ``other`` keeps its shape."""
+    def scalar(self, index: int, other: int) -> float | None:
+        """A float constant of one element as a Python number, if broadcasting with ``other`` keeps its
+        shape. Integers stay tensors: ExecuTorch's quantiser makes floats of numbers."""
         found = self.constant(index)
-        if found is None or found.size != 1 or found.ndim > self.rank(other):
+        if found is None or found.size != 1 or found.ndim > self.rank(other) or found.dtype.kind != "f":
             return None
-        value: Any = found.reshape(-1)[0].item()
-        return None if isinstance(value, bool) or not np.isfinite(value) else value
+        value = float(found.reshape(-1)[0])
+        return value if np.isfinite(value) else None
 
     def keep(self, array: Array) -> str:
         return self.values.keep(np.ascontiguousarray(array))

@@ -12,6 +12,8 @@ from collections import defaultdict
 import numpy as np
 import onnx
 
+GAIN = "edgekiln_gain"
+"""An attribute of a joined Gelu: what its result is multiplied with."""
 HALF_ROOT = math.sqrt(0.5)
 
 
@@ -87,7 +89,10 @@ def _become(last: onnx.NodeProto, op: str, inputs: list[str], gone: list[onnx.No
 
 
 def _gelu(erf: onnx.NodeProto, wiring: Wiring) -> set[int]:
-    """x * 0.5 * (1 + erf(x / sqrt 2)), the factors in any order."""
+    """x * 0.5 * (1 + erf(x / sqrt 2)), the factors in any order.
+
+    Where the half is not there (an optimiser moved it into the next weights) the GELU has a gain of 2.
+    """
     if erf.op_type != "Erf":
         return set()
     inner = wiring.scaled(erf.input[0], HALF_ROOT)
@@ -100,8 +105,8 @@ def _gelu(erf: onnx.NodeProto, wiring: Wiring) -> set[int]:
     at, factors = plus.output[0], list[str]()
     while len(factors) < 2:
         product = wiring.only_reader(at, "Mul")
-        if product is None:
-            return set()
+        if product is None or (factors == [x] and 0.5 not in map(wiring.number, product.input)):
+            break
         other = wiring.other(product, at)
         half = wiring.scaled(other, 0.5)
         if half is not None and half[0] == x and wiring.only_reader(other, "Mul") is not None:
@@ -111,7 +116,11 @@ def _gelu(erf: onnx.NodeProto, wiring: Wiring) -> set[int]:
             factors.append("0.5" if wiring.number(other) == 0.5 else other)
         gone.append(product)
         at = product.output[0]
-    return _become(gone[-1], "Gelu", [x], gone) if sorted(factors) == sorted([x, "0.5"]) else set()
+    if sorted(factors) not in ([x], sorted([x, "0.5"])):
+        return set()
+    others = _become(gone[-1], "Gelu", [x], gone)
+    gone[-1].attribute.append(onnx.helper.make_attribute(GAIN, float(3 - len(factors))))
+    return others
 
 
 def _hard_swish(gate: onnx.NodeProto, wiring: Wiring) -> set[int]:

@@ -85,7 +85,7 @@ def recurrent(node: Node) -> Lowered:
             for name in ("h", "c"):
                 if values.get(name) is not None:
                     values[name] = values[name].transpose(0, 1)
-        done = [_direction(kind, c, d, x, values, back) for d, (c, back) in enumerate(zip(cells, backwards, strict=True))]  # fmt: skip
+        done = [_direction(kind, c, d, x, values, backwards[d]) for d, c in enumerate(cells)]
         out = torch.stack([d[0] for d in done], 1)
         states = [torch.stack(parts, 0) for parts in zip(*(d[1] for d in done), strict=True)]
         if batch_first:

@@ -81,7 +81,8 @@ def _matrix(node: Node, mode: str, size: int, made: int, scale: float) -> Matrix
     places = _coordinates(node, size, made, scale)
     taps = np.arange(size)
     if mode == "nearest":
-        return (_nearest(node, places, size)[:, None] == taps).astype(np.float64)
+        hit: NDArray[np.bool_] = _nearest(node, places, size)[:, None] == taps
+        return hit.astype(np.float64)
     if mode not in {"linear", "cubic"}:
         node.refuse(f"its mode is '{mode}'")
     shrink = min(scale, 1.0) if node.attribute("antialias", 0) else 1.0
@@ -118,7 +119,7 @@ def _coordinates(node: Node, size: int, made: int, scale: float) -> Matrix:
         return x * (size - 1) / (made - 1) if made > 1 else x * 0
     if mode == "asymmetric":
         return x / scale
-    node.refuse(f"its coordinate_transformation_mode is '{mode}'")
+    return node.refuse(f"its coordinate_transformation_mode is '{mode}'")
 
 
 def _nearest(node: Node, places: Matrix, size: int) -> NDArray[np.int64]:
@@ -152,9 +153,10 @@ def _torch_own(
         return None
     for corners in (None,) if mode == "nearest" else (False, True):
         same = all(
-            np.allclose(_torch_matrix(name, shape[a], sizes[a], corners), matrices.get(a, np.eye(shape[a])), atol=1e-5)
-            for a in range(2, len(shape))
-        )  # fmt: skip
+            np.allclose(_torch_matrix(name, size, made, corners), matrices.get(axis, np.eye(size)), atol=1e-5)
+            for axis, (size, made) in enumerate(zip(shape, sizes, strict=True))
+            if axis >= 2
+        )
         if same:
             return {"size": sizes[2:], "mode": name, "align_corners": corners}
     return None
