@@ -63,6 +63,7 @@ def _pool(node: Node, pools: dict[int, Any]) -> tuple[Windows, Any, bool, bool]:
 
 
 def max_pool(node: Node) -> Lowered:
+    """Padding that torch's pool can't do is laid out with the least value before it."""
     if len([o for o in node.outputs if o]) > 1:
         node.refuse("its indices are used")
     w, call, ceil, own = _pool(node, MAX_POOLS)
@@ -97,6 +98,7 @@ def average_pool(node: Node) -> Lowered:
 
 
 def global_average(node: Node) -> Lowered:
+    """F.adaptive_avg_pool2d for pictures, which quantisers know; else a mean."""
     if node.rank(0) == 4:
         return (lambda x: functional.adaptive_avg_pool2d(x, 1)), [node.name(0)]
     axes = list(range(2, node.rank(0)))
