@@ -158,3 +158,22 @@ def test_a_graph_without_linear_layers_has_no_dynamic_form(tmp_path: Path) -> No
     )
     with pytest.raises(ConversionFailed, match="no linear layer"):
         made(tmp_path / "bare.onnx", "int8-xnnpack-dynamic", tmp_path)
+
+
+def test_without_the_package_the_extra_is_named(net: Path, tmp_path: Path) -> None:
+    """In a process of its own, in which the package can't be found."""
+    (tmp_path / "order.json").write_bytes(msgspec.json.encode(order(tmp_path / "variant", net, "fp32", PC)))
+    program = """
+import sys, msgspec
+sys.modules["executorch"] = None
+from pathlib import Path
+from edgekiln.compile.targets import Conversion
+from edgekiln.compile.targets.executorch import convert
+from edgekiln.errors import MissingExtra
+try:
+    convert(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Conversion), Path(sys.argv[2]))
+except MissingExtra as error:
+    print(error.extra)
+"""
+    command = [sys.executable, "-c", program, tmp_path / "order.json", tmp_path / "out"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "executorch"

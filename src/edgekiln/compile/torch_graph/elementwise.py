@@ -103,6 +103,7 @@ def _clip_traced(x: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
 
 
 def cast(node: Node) -> Lowered:
+    """To a type that torch shares with ONNX; others are refused by name."""
     to = node.attribute("to")
     if to not in DTYPES:
         node.refuse(f"it casts to {onnx.TensorProto.DataType.Name(to)}")
@@ -118,6 +119,7 @@ def cast_like(node: Node) -> Lowered:
 
 
 def hard_sigmoid(node: Node) -> Lowered:
+    """F.hardsigmoid where the slope is one sixth, else clamp."""
     alpha, beta = node.attribute("alpha", 0.2), node.attribute("beta", 0.5)
     if abs(alpha - SIXTH) < 1e-6 and beta == 0.5:
         return functional.hardsigmoid, [node.name(0)]
@@ -161,6 +163,7 @@ def thresholded_relu(node: Node) -> Lowered:
 
 
 def shrink(node: Node) -> Lowered:
+    """Values near zero become zero, others move towards it by ``bias``."""
     bias, lambd = node.attribute("bias", 0.0), node.attribute("lambd", 0.5)
 
     def run(x: Tensor) -> Tensor:
@@ -171,6 +174,7 @@ def shrink(node: Node) -> Lowered:
 
 
 def gelu(node: Node) -> Lowered:
+    """Exact or by tanh, as the node says; a joined one may have a gain."""
     kind, gain = node.attribute("approximate", "none"), node.attribute(GAIN, 1.0)
     if gain != 1.0:
         return (lambda x: functional.gelu(x, approximate=kind) * gain), [node.name(0)]
@@ -178,6 +182,7 @@ def gelu(node: Node) -> Lowered:
 
 
 def swish(node: Node) -> Lowered:
+    """x * sigmoid(alpha * x); SiLU where alpha is 1."""
     alpha = node.attribute("alpha", 1.0)
     if alpha == 1.0:
         return functional.silu, [node.name(0)]
@@ -185,6 +190,7 @@ def swish(node: Node) -> Lowered:
 
 
 def is_inf(node: Node) -> Lowered:
+    """Infinities of one sign or of both."""
     above, below = node.attribute("detect_positive", 1), node.attribute("detect_negative", 1)
     if above and below:
         return torch.isinf, [node.name(0)]

@@ -95,6 +95,7 @@ def gemm(node: Node) -> Lowered:
 
 
 def matmul(node: Node) -> Lowered:
+    """A constant matrix makes a linear layer, anything else a product."""
     weight = node.constant(1)
     if weight is not None and weight.ndim == 2 and weight.dtype.kind == "f":
         return functional.linear, [node.name(0), node.keep(weight.T)]
@@ -102,6 +103,7 @@ def matmul(node: Node) -> Lowered:
 
 
 def batch_norm(node: Node) -> Lowered:
+    """With the statistics that the node brings; training is refused."""
     if node.attribute("training_mode", 0) or len([o for o in node.outputs if o]) > 1:
         node.refuse("it is in training mode")
     eps = node.attribute("epsilon", 1e-5)
@@ -130,6 +132,7 @@ def group_norm(node: Node) -> Lowered:
 
 
 def layer_norm(node: Node) -> Lowered:
+    """Over all axes from ``axis`` on; mean and inverse deviation where they are asked for."""
     axis, eps = node.axis(node.attribute("axis", -1)), node.attribute("epsilon", 1e-5)
     shape = node.shape(0)[axis:]
     axes = list(range(axis, node.rank(0)))
@@ -154,6 +157,7 @@ def rms_norm(node: Node) -> Lowered:
 
 
 def response_norm(node: Node) -> Lowered:
+    """LRN over a window of channels of odd size."""
     size, bias = node.attribute("size"), node.attribute("bias", 1.0)
     alpha, beta = node.attribute("alpha", 1e-4), node.attribute("beta", 0.75)
     if size % 2 == 0:
@@ -173,6 +177,7 @@ def length_norm(node: Node) -> Lowered:
 
 
 def mean_variance_norm(node: Node) -> Lowered:
+    """Zero mean and unit variance over ``axes``."""
     axes = [node.axis(a) for a in node.attribute("axes", [0, 2, 3])]
 
     def run(x: Tensor) -> Tensor:
@@ -183,6 +188,7 @@ def mean_variance_norm(node: Node) -> Lowered:
 
 
 def grid_sample(node: Node) -> Lowered:
+    """F.grid_sample, whose modes are ONNX's under other names."""
     mode = node.attribute("mode", "linear")
     mode = {"linear": "bilinear", "cubic": "bicubic"}.get(mode, mode)
     padding, corners = node.attribute("padding_mode", "zeros"), bool(node.attribute("align_corners", 0))

@@ -24,6 +24,7 @@ def dropout(node: Node) -> Lowered:
 
 
 def reshape(node: Node) -> Lowered:
+    """To a shape that is known when the graph is loaded; 0 and -1 are worked out."""
     asked = node.ints(1, "shape", "the shape") or []
     shape = node.shape(0)
     if not node.attribute("allowzero", 0):
@@ -37,6 +38,7 @@ def reshape(node: Node) -> Lowered:
 
 
 def flatten(node: Node) -> Lowered:
+    """To two axes, split at ``axis``."""
     axis = node.attribute("axis", 1)
     shape = node.shape(0)
     axis = axis + len(shape) if axis < 0 else axis
@@ -45,6 +47,7 @@ def flatten(node: Node) -> Lowered:
 
 
 def squeeze(node: Node) -> Lowered:
+    """Take out axes of one element: those named, or all."""
     axes = node.ints(1, "axes", "which axes it squeezes")
     shape = node.shape(0)
     gone = {i for i, n in enumerate(shape) if n == 1} if axes is None else {node.axis(a) for a in axes}
@@ -55,6 +58,7 @@ def squeeze(node: Node) -> Lowered:
 
 
 def unsqueeze(node: Node) -> Lowered:
+    """Put in axes of one element, counted in the result."""
     axes = node.ints(1, "axes", "which axes it adds") or []
     rank = node.rank(0) + len(axes)
     made = list(node.shape(0))
@@ -74,6 +78,7 @@ def concat(node: Node) -> Lowered:
 
 
 def split(node: Node) -> Lowered:
+    """By sizes, or into equal parts of which the last may be smaller."""
     axis = node.axis(node.attribute("axis", 0))
     sizes = node.ints(1, "split", "the sizes")
     if sizes is None:
@@ -165,6 +170,7 @@ def _flat_index(index: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def gather_nd(node: Node) -> Lowered:
+    """Pick by index tuples, as one row index into the flattened leading axes."""
     batch, shape, index = node.attribute("batch_dims", 0), node.shape(0), node.shape(1)
     depth = index[-1]
     inner, rest = shape[batch : batch + depth], shape[batch + depth :]
@@ -197,6 +203,7 @@ def scatter_elements(node: Node) -> Lowered:
 
 
 def scatter_nd(node: Node) -> Lowered:
+    """Write by index tuples, as one row index into the flattened leading axes."""
     how, shape, index = node.attribute("reduction", "none"), node.shape(0), node.shape(1)
     depth = index[-1]
     rows, width = math.prod(shape[:depth]), math.prod(shape[depth:])
@@ -210,6 +217,7 @@ def scatter_nd(node: Node) -> Lowered:
 
 
 def expand(node: Node) -> Lowered:
+    """Broadcast against a known shape."""
     asked = node.ints(1, "shape", "the shape") or []
     made = list(np.broadcast_shapes(node.shape(0), tuple(asked)))
     if made == list(node.shape(0)):
@@ -223,6 +231,7 @@ def tile(node: Node) -> Lowered:
 
 
 def pad(node: Node) -> Lowered:
+    """F.pad where it knows the mode for these axes, else elements by index."""
     pads = node.ints(1, "pads", "the padding") or []
     rank, mode = node.rank(0), node.attribute("mode", "constant")
     given = node.ints(3, "axes", "which axes it pads") if node.has(3) else list(range(rank))
@@ -258,6 +267,7 @@ def flat_pads(before: list[int], after: list[int]) -> list[int]:
 
 
 def depth_to_space(node: Node) -> Lowered:
+    """Channels to blocks of pixels: CRD is F.pixel_shuffle, DCR a permutation."""
     size = node.attribute("blocksize")
     n, c, h, w = node.shape(0)
     if node.attribute("mode", "DCR") == "CRD":
@@ -268,6 +278,7 @@ def depth_to_space(node: Node) -> Lowered:
 
 
 def space_to_depth(node: Node) -> Lowered:
+    """Blocks of pixels to channels: CRD is F.pixel_unshuffle, DCR a permutation."""
     size = node.attribute("blocksize")
     n, c, h, w = node.shape(0)
     if node.attribute("mode", "DCR") == "CRD":
@@ -284,6 +295,7 @@ def triangle(node: Node) -> Lowered:
 
 
 def one_hot(node: Node) -> Lowered:
+    """Compare with the places 0 .. depth - 1; negative indices count from the end."""
     depth = int(node.needed(1, "the depth").reshape(-1)[0])
     off, on = node.needed(2, "the pair of values")
     dtype, rank = node.dtype(2), node.rank(0) + 1
@@ -299,6 +311,7 @@ def one_hot(node: Node) -> Lowered:
 
 
 def compress(node: Node) -> Lowered:
+    """Elements where a constant condition is true."""
     chosen = np.flatnonzero(node.needed(1, "which elements it takes"))
     axis = node.attribute("axis")
     if axis is None:

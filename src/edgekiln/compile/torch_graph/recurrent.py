@@ -62,6 +62,7 @@ class Cell:
 
 
 def recurrent(node: Node) -> Lowered:
+    """LSTM, GRU or RNN in any direction and layout, unrolled."""
     kind = node.proto.op_type
     hidden, way = node.attribute("hidden_size"), node.attribute("direction", "forward")
     batch_first = bool(node.attribute("layout", 0))

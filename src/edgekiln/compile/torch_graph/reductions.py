@@ -13,6 +13,8 @@ Reduce = Callable[[Tensor, list[int], bool], Tensor]
 
 
 def reduction(call: Reduce) -> Translate:
+    """A Reduce operator; axes are an input or an attribute, and none means all."""
+
     def translate(node: Node) -> Lowered:
         axes = node.ints(1, "axes", "which axes it reduces")
         keep = bool(node.attribute("keepdims", 1))
@@ -87,6 +89,7 @@ def einsum(node: Node) -> Lowered:
 
 
 def cumulative_sum(node: Node) -> Lowered:
+    """From either end, with or without the element itself."""
     axis = node.axis(int(node.needed(1, "the axis").reshape(-1)[0]))
     exclusive, backwards = node.attribute("exclusive", 0), node.attribute("reverse", 0)
     dtype = node.dtype(0)

@@ -25,6 +25,7 @@ TORCH_MODES = {("nearest", 3): "nearest", ("nearest", 4): "nearest", ("linear", 
 
 
 def resize(node: Node) -> Lowered:
+    """F.interpolate, picking by index or a product per axis, whichever is exact."""
     mode = node.attribute("mode", "nearest")
     shape = node.shape(0)
     scales, sizes, axes = _extent(node)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -53,32 +53,45 @@ def windows(node: Node, kernel: Sequence[int], padded: bool = True) -> Windows:
 
 
 def _pool(node: Node, pools: dict[int, Any]) -> tuple[Windows, Any, bool, bool]:
-    """Windows, torch's pool, ``ceil_mode``, and whether torch's own padding can do it."""
+    """Windows, torch's pool, ``ceil_mode``, and whether torch's own padding can do it.
+
+    Where it can't, the windows' ``after`` is set so that they end where the last window does.
+    """
     w = windows(node, node.attribute("kernel_shape"))
-    call = pools.get(len(w.kernel))
+    call, ceil = pools.get(len(w.kernel)), bool(node.attribute("ceil_mode", 0))
     if call is None:
         node.refuse(f"it has {len(w.kernel)} spatial axes")
-    own = w.even and all(p <= k // 2 for p, k in zip(w.before, w.kernel, strict=True))
-    return w, call, bool(node.attribute("ceil_mode", 0)), own
+    if w.even and all(p <= k // 2 for p, k in zip(w.before, w.kernel, strict=True)):
+        return w, call, ceil, True
+    after = []
+    for i, size in enumerate(node.shape(0)[2:]):
+        reach = (w.kernel[i] - 1) * w.dilations[i] + 1
+        steps = (size + w.before[i] + w.after[i] - reach) / w.strides[i]
+        last = math.ceil(steps) if ceil else math.floor(steps)
+        # A window that would start in the padding behind is left out.
+        last -= last * w.strides[i] >= size + w.before[i]
+        after.append(last * w.strides[i] + reach - size - w.before[i])
+    return replace(w, after=after), call, ceil, False
 
 
 def max_pool(node: Node) -> Lowered:
+    """Padding that torch's pool can't do is laid out with the least value before it."""
     if len([o for o in node.outputs if o]) > 1:
         node.refuse("its indices are used")
     w, call, ceil, own = _pool(node, MAX_POOLS)
-    pads, padding = flat_pads(w.before, w.after), w.before if own else 0
+    if own:
+        return (lambda x: call(x, w.kernel, w.strides, w.before, w.dilations, ceil)), [node.name(0)]
+    pads, dtype = flat_pads(w.before, w.after), node.dtype(0)
+    least = float("-inf") if dtype.is_floating_point else torch.iinfo(dtype).min
 
-    def run(x: Tensor) -> Tensor:
-        if not own:
-            least = float("-inf") if x.is_floating_point() else torch.iinfo(x.dtype).min
-            x = functional.pad(x, pads, value=least)
-        return call(x, w.kernel, w.strides, padding, w.dilations, ceil)  # type: ignore[no-any-return]
+    def run(x: Tensor) -> Any:
+        return call(functional.pad(x, pads, value=least), w.kernel, w.strides, 0, w.dilations)
 
     return run, [node.name(0)]
 
 
 def average_pool(node: Node) -> Lowered:
-    """Uneven padding that does not count is corrected by the share of real elements in each window."""
+    """Padding that torch's pool can't do is corrected by the share of counted elements in each window."""
     w, call, ceil, own = _pool(node, AVG_POOLS)
     if any(d != 1 for d in w.dilations):
         node.refuse(f"its dilations are {w.dilations}")
@@ -86,17 +99,23 @@ def average_pool(node: Node) -> Lowered:
     if own:
         return (lambda x: call(x, w.kernel, w.strides, w.before, ceil, counted)), [node.name(0)]
     pads = flat_pads(w.before, w.after)
-
-    def pooled(x: Tensor) -> Tensor:
-        return call(functional.pad(x, pads), w.kernel, w.strides, 0, ceil)  # type: ignore[no-any-return]
-
-    if counted:
-        return pooled, [node.name(0)]
-    share = pooled(torch.ones(1, 1, *node.shape(0)[2:], dtype=node.dtype(0)))
-    return (lambda x, s: pooled(x) / s), [node.name(0), node.keep(share.numpy())]
+    ones = torch.ones(1, 1, *node.shape(0)[2:], dtype=node.dtype(0))
+    if counted:  # the given padding counts, what the last window reaches beyond it does not
+        given = windows(node, w.kernel)
+        ones = functional.pad(ones, flat_pads(given.before, given.after), value=1.0)
+        excess = [made - asked for made, asked in zip(w.after, given.after, strict=True)]
+        ones = functional.pad(ones, flat_pads([0] * len(excess), excess))
+    else:
+        ones = functional.pad(ones, pads)
+    share = call(ones, w.kernel, w.strides)
+    if bool((share == 1).all()):
+        return (lambda x: call(functional.pad(x, pads), w.kernel, w.strides)), [node.name(0)]
+    names = [node.name(0), node.keep(share.numpy())]
+    return (lambda x, s: call(functional.pad(x, pads), w.kernel, w.strides) / s), names
 
 
 def global_average(node: Node) -> Lowered:
+    """F.adaptive_avg_pool2d for pictures, which quantisers know; else a mean."""
     if node.rank(0) == 4:
         return (lambda x: functional.adaptive_avg_pool2d(x, 1)), [node.name(0)]
     axes = list(range(2, node.rank(0)))
