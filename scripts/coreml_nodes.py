@@ -66,17 +66,18 @@ def judge(case: Any, folder: Path) -> Outcome:
     """Convert, save, interpret and compare one case; ``folder`` is for its package alone."""
     ops = "+".join(sorted({node.op_type for node in case.model.graph.node}))
     try:
-        artifact = convert(case.model, folder)
+        model, data_sets = with_constants(case)
+        artifact = convert(model, folder)
     except Exception as error:
         return Outcome(case.name, ops, OUTCOMES[3], reason(error))
-    names = [value.name for value in case.model.graph.output]
+    names = [value.name for value in model.graph.output]
     try:
-        for given, expected in case.data_sets:
+        for given, expected in data_sets:
             runner = coreml.open(artifact, folder, 1)
-            inputs = dict(zip(graph_inputs(case.model), (np.asarray(g) for g in given), strict=True))
+            inputs = dict(zip(graph_inputs(model), given, strict=True))
             found = runner(inputs)
             for name, wanted in zip(names, expected, strict=True):
-                compare(name, found[name], np.asarray(wanted), case.rtol, case.atol)
+                compare(name, found[name], wanted, case.rtol, case.atol)
     except AssertionError as error:
         return Outcome(case.name, ops, OUTCOMES[1], str(error))
     except EdgekilnError as error:
@@ -99,7 +100,7 @@ def convert(model: Any, folder: Path) -> Artifact:
     description = converted.get_spec().description
     given, results = graph_inputs(model), [value.name for value in model.graph.output]
     values = {value.name: value for value in (*model.graph.input, *model.graph.output)}
-    scalars = [n for n in (*given, *results) if not values[n].type.tensor_type.shape.dim]
+    scalars = [n for n in (*given, *results) if _is_scalar(values[n].type.tensor_type)]
     dtypes = {
         n: str(onnx.helper.tensor_dtype_to_np_dtype(values[n].type.tensor_type.elem_type)) for n in results
     }
@@ -121,6 +122,78 @@ def convert(model: Any, folder: Path) -> Artifact:
         tools={},
         precisions={},
     )
+
+
+def _is_scalar(kind: Any) -> bool:
+    return bool(kind.HasField("shape") and not kind.shape.dim)
+
+
+PARAMETERS: dict[str, tuple[int, ...]] = {
+    "BatchNormalization": (1, 2, 3, 4),
+    "Clip": (1, 2),
+    "ConstantOfShape": (0,),
+    "Conv": (1, 2),
+    "ConvTranspose": (1, 2),
+    "CumSum": (1,),
+    "Expand": (1,),
+    "GRU": (1, 2, 3),
+    "InstanceNormalization": (1, 2),
+    "LSTM": (1, 2, 3, 7),
+    "LayerNormalization": (1, 2),
+    "OneHot": (1, 2),
+    "PRelu": (1,),
+    "Pad": (1, 2, 3),
+    "RNN": (1, 2, 3),
+    "Range": (0, 1, 2),
+    "Reshape": (1,),
+    "Resize": (1, 2, 3),
+    "Slice": (1, 2, 3, 4),
+    "Split": (1,),
+    "Squeeze": (1,),
+    "Tile": (1,),
+    "TopK": (1,),
+    "Unsqueeze": (1,),
+    **{f"Reduce{kind}": (1,) for kind in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min")},
+    **{f"Reduce{kind}": (1,) for kind in ("Prod", "Sum", "SumSquare")},
+}
+"""Places of inputs that exported models hold as constants: weights, axes, shapes."""
+
+
+def with_constants(case: Any) -> tuple[Any, list[tuple[list[Any], list[Any]]]]:
+    """The case's model with its parameters as initializers, and its data sets without them.
+
+    The node tests give axes, shapes and weights as graph inputs, which no exporter does. A case with
+    several data sets stays as it is.
+    """
+    import onnx
+
+    model = onnx.ModelProto.FromString(case.model.SerializeToString())
+    names = graph_inputs(model)
+    fixed = {
+        node.input[place]
+        for node in model.graph.node
+        for place in PARAMETERS.get(node.op_type, ())
+        if place < len(node.input) and node.input[place] in names
+    }
+    data_sets = [([array(v) for v in given], [array(v) for v in wanted]) for given, wanted in case.data_sets]
+    if len(data_sets) != 1 or not fixed or fixed == set(names):
+        return model, data_sets
+    ((given, wanted),) = data_sets
+    for name, value in zip(names, given, strict=True):
+        if name in fixed:
+            model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+    kept = [v for v in model.graph.input if v.name not in fixed]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
+    left = [v for name, v in zip(names, given, strict=True) if name not in fixed]
+    return model, [(left, wanted)]
+
+
+def array(value: Any) -> Any:
+    """A case's value, which may be a TensorProto."""
+    import onnx
+
+    return onnx.numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else np.asarray(value)
 
 
 def compare(name: str, found: Any, wanted: Any, rtol: float, atol: float) -> None:
@@ -240,7 +313,10 @@ def page(outcomes: list[Outcome], seconds: float, notes: Callable[[Outcome], str
         f"Every case of `onnx.backend.test.case.node` ({len(outcomes)} of them) was converted by onnx2coreml",
         f"(float32, {TARGET}), saved as an `.mlpackage`, interpreted from the saved file by",
         "`edgekiln.engines.coreml` and compared with the outputs that ONNX states, within the tolerances of",
-        f"ONNX's own runner. {coreml.NOTE}",
+        "ONNX's own runner. Weights, axes and shapes that the cases give as graph inputs are made constants",
+        "first, as exporters write them.",
+        "",
+        coreml.NOTE,
         "",
         f"Versions: {versions}. It took {seconds:.0f} s.",
         "",
@@ -279,17 +355,21 @@ def cell(text: str) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="write the page there; else print the counts alone")
+    parser.add_argument("--keep", type=Path, help="write every outcome there, as JSON")
     parser.add_argument("--only", default="", help="operators or case names, separated by commas")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=60.0, help="limit for one case")
     given = parser.parse_args()
     only = tuple(word for word in given.only.split(",") if word)
     begun = time.monotonic()
-    outcomes = list(run(cases(only), only, given.workers, given.seconds))
-    for outcome in sorted(outcomes, key=lambda o: o.case):
+    outcomes = []
+    for outcome in run(cases(only), only, given.workers, given.seconds):
+        outcomes.append(outcome)
         if outcome.outcome in OUTCOMES[1:3]:
-            print(f"{outcome.outcome}: {outcome.case} ({outcome.ops}): {outcome.reason}")
+            print(f"{outcome.outcome}: {outcome.case} ({outcome.ops}): {outcome.reason}", flush=True)
     print(dict(collections.Counter(o.outcome for o in outcomes)))
+    if given.keep:
+        given.keep.write_text(json.dumps([vars(o) for o in outcomes]), encoding="utf-8")
     if given.out:
         given.out.write_text(page(outcomes, time.monotonic() - begun, fault), encoding="utf-8")
     return 0
