@@ -371,7 +371,7 @@ def test_a_package_that_is_none_is_refused(linear: Path, tmp_path: Path) -> None
         opened(tmp_path)
     shutil.copytree(linear / ENTRY, tmp_path / ENTRY)
     next((tmp_path / ENTRY).rglob("model.mlmodel")).write_bytes(b"\xff" * 50)
-    with pytest.raises(BadInput, match="can't be decoded|not an ML Program"):
+    with pytest.raises(BadInput, match=r"can't be decoded|not an ML Program"):
         opened(tmp_path)
 
 

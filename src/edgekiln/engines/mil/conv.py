@@ -134,7 +134,8 @@ def max_pool(
     ceil_mode: Tensor | None = None,
 ) -> Tensor:
     kernel, step, _, grown = _windows(x, kernel_sizes, strides, pad_type, pad, ceil_mode)
-    return _MAX[len(kernel)](padded(x, grown, -math.inf), kernel, step)
+    result: Tensor = _MAX[len(kernel)](padded(x, grown, -math.inf), kernel, step)
+    return result
 
 
 def avg_pool(
@@ -155,7 +156,8 @@ def avg_pool(
     extra = [(g[0] - p[0], g[1] - p[1]) for g, p in zip(grown, pairs, strict=True)]
     inner = padded(ones, pairs, 0.0 if flag(exclude_padding_from_average) else 1.0)
     counted = pool(padded(inner, extra), kernel, step) * area
-    return pool(padded(x, grown), kernel, step) * area / counted.round()
+    result: Tensor = pool(padded(x, grown), kernel, step) * area / counted.round()
+    return result
 
 
 def l2_pool(
