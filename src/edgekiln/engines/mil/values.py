@@ -68,7 +68,7 @@ TORCH = {
     "uint6": torch.uint8,
     "uint3": torch.uint8,
 }
-_NUMPY = {
+_NUMPY: dict[str, Any] = {
     "bool": np.bool_,
     "fp16": np.float16,
     "fp32": np.float32,
