@@ -248,7 +248,8 @@ def picture(tensor: NDArray[Any], options: Mapping[str, Scalar], image: Any) -> 
     pixels = np.where(np.abs(pixels - whole) <= _WHOLE, whole, pixels)
     if wanted != order:
         pixels = pixels[:, ::-1]
-    return pixels.astype(np.float32)
+    result: NDArray[np.float32] = pixels.astype(np.float32)
+    return result
 
 
 def _converted(array: NDArray[Any], dtype: str, name: str) -> NDArray[Any]:

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from edgekiln.engines.mil.values import integer, unpacked
+from edgekiln.engines.mil.values import Function, integer, unpacked
 
 
 def _along(value: Tensor, rank: int, axis: int) -> Tensor:
@@ -111,7 +111,7 @@ def cast(source_val: Tensor, output_dtype: str) -> Tensor:
     return source_val
 
 
-OPS = {
+OPS: dict[str, Function] = {
     "constexpr_affine_dequantize": affine_dequantize,
     "constexpr_blockwise_shift_scale": blockwise_shift_scale,
     "constexpr_lut_to_dense": lut_to_dense,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from edgekiln.engines.mil.moves import bounded
-from edgekiln.engines.mil.values import TORCH, Value, integer, ints
+from edgekiln.engines.mil.values import TORCH, Function, Value, integer, ints
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _place(index: int, length: int) -> int:
     return index
 
 
-OPS = {
+OPS: dict[str, Function] = {
     "classify": classify,
     "list_gather": list_gather,
     "list_length": list_length,

@@ -8,12 +8,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgekiln.engines.mil.values import flag, integer, ints
+from edgekiln.engines.mil.values import Function, flag, integer, ints
 
-_CONV = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
-_BACK = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
-_MAX = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
-_AVERAGE = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: functional.avg_pool3d}
+_CONV: dict[int, Function] = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+_BACK: dict[int, Function] = {
+    1: functional.conv_transpose1d,
+    2: functional.conv_transpose2d,
+    3: functional.conv_transpose3d,
+}
+_MAX: dict[int, Function] = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
+_AVERAGE: dict[int, Function] = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: functional.avg_pool3d}
 
 
 def paddings(
@@ -57,7 +61,8 @@ def conv(
     even = all(a == b for a, b in pairs)
     inside = [a for a, _ in pairs] if even else [0] * rank
     source = x if even else padded(x, pairs)
-    return _CONV[rank](source, weight, bias, step, inside, holes, integer(groups, 1))  # type: ignore[operator, no-any-return]
+    result: Tensor = _CONV[rank](source, weight, bias, step, inside, holes, integer(groups, 1))
+    return result
 
 
 def conv_transpose(
@@ -77,7 +82,7 @@ def conv_transpose(
     """
     rank = x.dim() - 2
     step, holes = ints(strides, [1] * rank), ints(dilations, [1] * rank)
-    whole = _BACK[rank](x, weight, None, step, 0, 0, integer(groups, 1), holes)  # type: ignore[operator]
+    whole = _BACK[rank](x, weight, None, step, 0, 0, integer(groups, 1), holes)
     sides = ints(pad, [0] * 2 * rank) if pad_type == "custom" else [0] * 2 * rank
     pairs = []
     for i in range(rank):
@@ -129,7 +134,8 @@ def max_pool(
     ceil_mode: Tensor | None = None,
 ) -> Tensor:
     kernel, step, _, grown = _windows(x, kernel_sizes, strides, pad_type, pad, ceil_mode)
-    return _MAX[len(kernel)](padded(x, grown, -math.inf), kernel, step)  # type: ignore[no-any-return]
+    result: Tensor = _MAX[len(kernel)](padded(x, grown, -math.inf), kernel, step)
+    return result
 
 
 def avg_pool(
@@ -149,8 +155,9 @@ def avg_pool(
     ones = torch.ones([1, 1, *x.shape[2:]])
     extra = [(g[0] - p[0], g[1] - p[1]) for g, p in zip(grown, pairs, strict=True)]
     inner = padded(ones, pairs, 0.0 if flag(exclude_padding_from_average) else 1.0)
-    counted = pool(padded(inner, extra), kernel, step) * area  # type: ignore[operator]
-    return pool(padded(x, grown), kernel, step) * area / counted.round()  # type: ignore[operator, no-any-return]
+    counted = pool(padded(inner, extra), kernel, step) * area
+    result: Tensor = pool(padded(x, grown), kernel, step) * area / counted.round()
+    return result
 
 
 def l2_pool(
@@ -163,11 +170,11 @@ def l2_pool(
 ) -> Tensor:
     """Square root of the sum of squares in each window."""
     kernel, step, _, grown = _windows(x, kernel_sizes, strides, pad_type, pad, ceil_mode)
-    mean = _AVERAGE[len(kernel)](padded(x * x, grown), kernel, step)  # type: ignore[operator]
+    mean = _AVERAGE[len(kernel)](padded(x * x, grown), kernel, step)
     return torch.sqrt(mean * math.prod(kernel))
 
 
-OPS = {
+OPS: dict[str, Function] = {
     "avg_pool": avg_pool,
     "conv": conv,
     "conv_transpose": conv_transpose,

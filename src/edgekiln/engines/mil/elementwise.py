@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgekiln.engines.mil.values import TORCH, Value, integer, number
+from edgekiln.engines.mil.values import TORCH, Function, Value, integer, number
 
 _RANGES = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-(1 << 15), (1 << 15) - 1), "uint16": (0, 65535)}
 
@@ -152,15 +152,16 @@ def _per(value: Tensor, x: Tensor, axis: Tensor | None) -> Tensor:
     return value.reshape([-1 if d == at else 1 for d in range(x.dim())])
 
 
-def _unary(function: object) -> object:
-    return lambda x: function(x)  # type: ignore[operator]
+def _unary(function: Function) -> Function:
+    """torch's own functions call their argument ``input``; MIL calls it ``x``."""
+    return lambda x: function(x)
 
 
-def _binary(function: object) -> object:
-    return lambda x, y: function(x, y)  # type: ignore[operator]
+def _binary(function: Function) -> Function:
+    return lambda x, y: function(x, y)
 
 
-_UNARY = {
+_UNARY: dict[str, Function] = {
     "abs": torch.abs,
     "acos": torch.acos,
     "asin": torch.asin,
@@ -190,7 +191,7 @@ _UNARY = {
     "tan": torch.tan,
     "tanh": torch.tanh,
 }
-_BINARY = {
+_BINARY: dict[str, Function] = {
     "add": torch.add,
     "equal": torch.eq,
     "floor_div": floor_div,
@@ -210,7 +211,7 @@ _BINARY = {
     "real_div": real_div,
     "sub": torch.sub,
 }
-OPS = {
+OPS: dict[str, Function] = {
     **{name: _unary(function) for name, function in _UNARY.items()},
     **{name: _binary(function) for name, function in _BINARY.items()},
     "cast": cast,

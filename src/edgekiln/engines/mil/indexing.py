@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from edgekiln.engines.mil.moves import bounded
-from edgekiln.engines.mil.values import flag, integer, number
+from edgekiln.engines.mil.values import Function, flag, integer, number
 
 _REDUCE = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
 
@@ -98,7 +98,12 @@ def _combine(data: Tensor, where: tuple[Tensor, ...], updates: Tensor, mode: str
         return result.index_put_(where, updates, accumulate=True)
     if mode == "sub":
         return result.index_put_(where, -updates, accumulate=True)
-    functions = {"mul": torch.mul, "div": torch.div, "max": torch.maximum, "min": torch.minimum}
+    functions: dict[str, Function] = {
+        "mul": torch.mul,
+        "div": torch.div,
+        "max": torch.maximum,
+        "min": torch.minimum,
+    }
     if mode not in functions:
         raise ValueError(f"scatter has no mode {mode}")
     rows = torch.stack([w.reshape(-1) for w in where], dim=-1)
@@ -258,7 +263,7 @@ def non_maximum_suppression(
     return out_boxes, out_scores, out_index, counts
 
 
-STRICT = {
+STRICT: dict[str, Function] = {
     "gather": gather,
     "gather_along_axis": gather_along_axis,
     "gather_nd": gather_nd,
@@ -268,7 +273,7 @@ STRICT = {
 }
 """Ops whose meaning depends on the opset: they take ``strict``."""
 
-OPS = {
+OPS: dict[str, Function] = {
     "argsort": argsort,
     "cumsum": cumsum,
     "non_maximum_suppression": non_maximum_suppression,

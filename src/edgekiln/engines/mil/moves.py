@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgekiln.engines.mil.values import MAX_ELEMENTS, Value, flag, flags, integer, ints
+from edgekiln.engines.mil.values import MAX_ELEMENTS, Function, flag, flags, integer, ints
 
 
 def bounded(shape: list[int]) -> list[int]:
@@ -131,6 +131,8 @@ def slice_by_size(x: Tensor, begin: Tensor, size: Tensor) -> Tensor:
 
 
 def concat(values: list[Tensor], axis: Tensor, interleave: Tensor | None = None) -> Tensor:
+    """Values of rank 0 count as vectors of one element, as coremltools writes them into shapes."""
+    values = [v.reshape(1) if v.dim() == 0 else v for v in values]
     at = integer(axis)
     if flag(interleave):
         at %= values[0].dim()
@@ -147,7 +149,7 @@ def split(
 ) -> tuple[Tensor, ...]:
     at = integer(axis)
     if split_sizes is not None:
-        return x.split(ints(split_sizes), dim=at)
+        return tuple(torch.split(x, ints(split_sizes), dim=at))
     parts = integer(num_splits)
     if parts < 1 or x.shape[at] % parts:
         raise ValueError(f"axis {at} of length {x.shape[at]} does not split into {parts} equal parts")
@@ -216,7 +218,7 @@ def reverse_sequence(
     parts = []
     for item, length in zip(x.unbind(over), ints(lengths), strict=True):
         axis = along - 1 if along % x.dim() > over % x.dim() else along
-        head, tail = item.split([length, item.shape[axis] - length], dim=axis)
+        head, tail = torch.split(item, [length, item.shape[axis] - length], dim=axis)
         parts.append(torch.cat([head.flip(axis), tail], dim=axis))
     return torch.stack(parts, dim=over)
 
@@ -279,7 +281,7 @@ def crop(x: Tensor, crop_height: Tensor, crop_width: Tensor) -> Tensor:
     return x[..., top : x.shape[-2] - bottom, left : x.shape[-1] - right]
 
 
-MOVES: dict[str, Value] = {
+MOVES: dict[str, Function] = {
     "band_part": band_part,
     "batch_to_space": batch_to_space,
     "concat": concat,
@@ -309,4 +311,4 @@ MOVES: dict[str, Value] = {
     "tile": tile,
     "transpose": transpose,
 }
-OPS = {**MOVES, "range_1d": range_1d}
+OPS: dict[str, Function] = {**MOVES, "range_1d": range_1d}

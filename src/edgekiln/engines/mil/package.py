@@ -116,7 +116,7 @@ def _map(home: Path, name: str, entry: str) -> NDArray[np.uint8]:
         data = np.memmap(path, np.uint8, "r")
     except OSError as error:
         raise damaged(entry, f"the weight file {relative} can't be read ({error.strerror})") from error
-    _, version = struct.unpack_from("<II", data)
+    _, version = struct.unpack("<II", data[:8].tobytes())
     if version != _VERSION:
         raise damaged(entry, f"the weight file {relative} has version {version}, not {_VERSION}")
     return data
@@ -126,7 +126,7 @@ def _cut(data: NDArray[np.uint8], name: str, offset: int, entry: str) -> NDArray
     """The bytes behind the record at ``offset``."""
     if offset % _RECORD_BYTES or offset + _RECORD_BYTES > data.size:
         raise damaged(entry, f"{name} holds nothing at offset {offset}")
-    mark, _, size, start = _RECORD.unpack_from(data, offset)
+    mark, _, size, start = _RECORD.unpack(data[offset : offset + _RECORD.size].tobytes())
     if mark != _MARK or start + size > data.size:
         raise damaged(entry, f"{name} is cut short or damaged at offset {offset}")
     return data[start : start + size]

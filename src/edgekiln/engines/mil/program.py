@@ -18,7 +18,7 @@ from torch import Tensor
 
 from edgekiln.engines.mil import table
 from edgekiln.engines.mil.package import Package, damaged
-from edgekiln.engines.mil.values import TORCH, Kind, Value, decode, kind, rounded
+from edgekiln.engines.mil.values import TORCH, Function, Kind, Value, decode, kind, rounded
 from edgekiln.errors import BadInput, NotRunnableHere
 
 _DOING = "interpreting the Core ML function"
@@ -66,7 +66,7 @@ class Program:
     inputs: Mapping[str, Kind]
     states: Mapping[str, Kind]
     block: Block
-    ops: Mapping[str, table.Function] = field(repr=False)
+    ops: Mapping[str, Function] = field(repr=False)
 
 
 @dataclass(frozen=True)

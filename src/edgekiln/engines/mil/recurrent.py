@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from edgekiln.engines.mil.values import flag, number
+from edgekiln.engines.mil.values import Function, flag, number
 
 Step = Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]]
 
@@ -87,8 +87,8 @@ def gru(
 
     def step(item: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         h = state[0]
-        ir, io, iz = (item @ weight_ih.T + into).split(size, dim=-1)
-        hr, ho, hz = (h @ weight_hh.T + over).split(size, dim=-1)
+        ir, io, iz = torch.split(item @ weight_ih.T + into, size, dim=-1)
+        hr, ho, hz = torch.split(h @ weight_hh.T + over, size, dim=-1)
         r, z = gate(ir + hr), gate(iz + hz)
         o = act(io + r * ho) if after else act(io + (r * h) @ w_o.T + b_o)
         return ((1 - z) * o + z * h,)
@@ -107,11 +107,11 @@ def _lstm_step(
     gate, cell, act = (_activation(name) for name in names)
     size = w_hh.shape[1]
     shift = torch.zeros(4 * size) if bias is None else bias
-    peep = (torch.zeros(3 * size) if peephole is None else peephole).split(size)
+    peep = torch.split(torch.zeros(3 * size) if peephole is None else peephole, size)
 
     def step(item: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         h, c = state
-        i, f, o, z = (item @ w_ih.T + h @ w_hh.T + shift).split(size, dim=-1)
+        i, f, o, z = torch.split(item @ w_ih.T + h @ w_hh.T + shift, size, dim=-1)
         if clip is not None:
             i, f, o, z = (v.clamp(-clip, clip) for v in (i, f, o, z))
         c = gate(f + peep[1] * c) * c + gate(i + peep[0] * c) * cell(z)
@@ -149,11 +149,11 @@ def lstm(
         raise ValueError("a bidirectional lstm lacks its backward weights")
     size = weight_hh.shape[1]
     back = _lstm_step((weight_ih_back, weight_hh_back, bias_back, peephole_back), names, limit)
-    (h0, h1), (c0, c1) = initial_h.split(size, dim=-1), initial_c.split(size, dim=-1)
+    (h0, h1), (c0, c1) = torch.split(initial_h, size, dim=-1), torch.split(initial_c, size, dim=-1)
     there, (h_there, c_there) = _unrolled(x, (h0, c0), step, reverse=False)
     again, (h_again, c_again) = _unrolled(x, (h1, c1), back, reverse=True)
     h, c = torch.cat([h_there, h_again], dim=-1), torch.cat([c_there, c_again], dim=-1)
     return _sequence(torch.cat([there, again], dim=-1), h, output_sequence), h, c
 
 
-OPS = {"gru": gru, "lstm": lstm, "rnn": rnn}
+OPS: dict[str, Function] = {"gru": gru, "lstm": lstm, "rnn": rnn}

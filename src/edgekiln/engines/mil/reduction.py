@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgekiln.engines.mil.values import flag, integer, ints, number
+from edgekiln.engines.mil.values import Function, flag, integer, ints, number
 
 
 def _product(x: Tensor, dim: list[int], keepdim: bool) -> Tensor:
@@ -158,7 +158,7 @@ def scaled_dot_product_attention(
     return torch.softmax(scores, dim=-1) @ value
 
 
-OPS = {
+OPS: dict[str, Function] = {
     **{name: _reduction(function) for name, function in _REDUCE.items()},
     "batch_norm": batch_norm,
     "einsum": einsum,

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgekiln.engines.mil.moves import bounded
-from edgekiln.engines.mil.values import flag, integer, ints, number
+from edgekiln.engines.mil.values import Function, flag, integer, ints, number
 
 
 def grid(mode: str, size: int, count: int) -> Tensor:
@@ -228,7 +228,7 @@ def _between(low: Tensor, high: Tensor, count: int, mode: str) -> Tensor:
     return low + torch.arange(count, dtype=torch.float64) * (high - low) / (count - 1)
 
 
-OPS = {
+OPS: dict[str, Function] = {
     "affine": affine,
     "crop_resize": crop_resize,
     "resample": resample,

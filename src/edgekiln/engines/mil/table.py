@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import TypeAlias
 
 from edgekiln.engines.mil import (
     constants,
@@ -17,9 +15,7 @@ from edgekiln.engines.mil import (
     reduction,
     resizing,
 )
-from edgekiln.engines.mil.values import Value
-
-Function: TypeAlias = Callable[..., Value]
+from edgekiln.engines.mil.values import Function
 
 CONSTANTS: dict[str, Function] = dict(constants.OPS)
 """Evaluated once, when the package is opened."""

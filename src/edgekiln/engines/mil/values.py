@@ -7,6 +7,7 @@ live in a wider signed type, and integers below a byte in a byte.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -20,6 +21,9 @@ from edgekiln.errors import NotRunnableHere
 
 Value: TypeAlias = Any
 """A Tensor, a string, a list of values or a dict: what a name in a program stands for."""
+
+Function: TypeAlias = Callable[..., Value]
+"""An op: MIL's parameters by name, to its result or a tuple of them."""
 
 MAX_ELEMENTS = 1 << 31
 
@@ -64,7 +68,7 @@ TORCH = {
     "uint6": torch.uint8,
     "uint3": torch.uint8,
 }
-_NUMPY = {
+_NUMPY: dict[str, Any] = {
     "bool": np.bool_,
     "fp16": np.float16,
     "fp32": np.float32,
@@ -128,9 +132,9 @@ def rounded(value: Tensor, dtype: str) -> Tensor:
 def unpacked(data: NDArray[np.uint8], bits: int, count: int, signed: bool = False) -> NDArray[Any]:
     """``count`` integers of ``bits`` bits each, packed from the least significant bit of each byte on."""
     flat = np.unpackbits(data, bitorder="little")[: count * bits].reshape(count, bits)
-    values = (flat << np.arange(bits, dtype=np.uint8)).sum(axis=1, dtype=np.uint8)
+    values: NDArray[Any] = (flat << np.arange(bits, dtype=np.uint8)).sum(axis=1, dtype=np.uint8)
     if signed:
-        return np.where(values >= 1 << (bits - 1), values.astype(np.int16) - (1 << bits), values).astype(
+        values = np.where(values >= 1 << (bits - 1), values.astype(np.int16) - (1 << bits), values).astype(
             np.int8
         )
     return values
@@ -177,6 +181,7 @@ def _from_bytes(data: NDArray[np.uint8], declared: Kind, count: int, package: st
     need = math.ceil(count * bits / 8) if bits else count * np.dtype(_NUMPY[declared.dtype]).itemsize
     if data.size < need or (bits is None and data.size != need):
         raise damaged(package, f"a constant of type {declared} needs {need} bytes and has {data.size}")
+    array: NDArray[Any]
     if bits:
         array = unpacked(data[:need], bits, count, signed=declared.dtype == "int4")
     else:
