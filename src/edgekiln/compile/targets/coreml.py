@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,9 @@ from edgekiln import __version__, files
 from edgekiln.compile.targets import Conversion
 from edgekiln.compile.targets import coreml_check as check
 from edgekiln.compile.targets.coreml_compress import needs_ios18
-from edgekiln.compile.targets.coreml_io import LABEL, Interface, interface, options, wrapped
-from edgekiln.compile.targets.coreml_package import ENTRY, quiet, read_spec, write
-from edgekiln.compile.targets.coreml_routes import ROUTES, Ranges, lower, samples, tools
+from edgekiln.compile.targets.coreml_io import LABEL, Interface, Ranges, interface, options, wrapped
+from edgekiln.compile.targets.coreml_package import ENTRY, operators, quiet, read_spec, write
+from edgekiln.compile.targets.coreml_routes import ROUTES, lower, sample, tools
 from edgekiln.engines import Arrays
 from edgekiln.errors import ConversionFailed, MissingExtra
 from edgekiln.records import Artifact, Check, Pass, Resolution, Scalar
@@ -62,9 +63,9 @@ def convert(order: Conversion, into: Path, ranges: Ranges = None) -> Artifact:
     """
     _require(order)
     work = _read(order, ranges)
-    inputs = samples(work.face, work.sizes)
-    wanted = check.expected(work.path, inputs, order.threads)
-    package, route, checks = _first_that_passes(work, inputs, wanted, into)
+    inputs = [sample(work.face, size, ranges) for size in work.sizes or (None,)]
+    pairs = [(one, check.expected(work.path, one, order.threads)) for one in inputs]
+    package, route, checks = _first_that_passes(work, pairs, into)
     if work.compress is not None:
         # The route was judged in float16: what compression costs is the recipe's price, not an error.
         _write(work, route, package, work.compress)
@@ -96,7 +97,7 @@ def _read(order: Conversion, ranges: Ranges) -> _Work:
 
 
 def _first_that_passes(
-    work: _Work, inputs: Arrays, wanted: Arrays, into: Path
+    work: _Work, pairs: Sequence[tuple[Arrays, Arrays]], into: Path
 ) -> tuple[Path, str, tuple[Check, ...]]:
     """The package of the first route whose result agrees; else of the first that could not be judged."""
     package, rows, unjudged = into / ENTRY, [], None
@@ -109,7 +110,7 @@ def _first_that_passes(
                 rows.append(Check(name=f"route {route}", passed=False, detail=f"refused: {error.why}"))
                 continue
             provisional = _artifact(work, route, tried.parent, ())
-            found = check.agreement(provisional, tried.parent, inputs, wanted, work.order.threads)
+            found = check.agreement(provisional, tried.parent, pairs, work.order.threads)
             rows.append(Check(name=f"route {route}", passed=found.passed, detail=found.detail))
             if found.passed:
                 shutil.copytree(tried, package, dirs_exist_ok=True)
@@ -156,7 +157,7 @@ def _artifact(work: _Work, route: str, into: Path, checks: tuple[Check, ...]) ->
     }
     if work.half:
         checks = (*checks, check.half_range(work.graph))
-    total = sum(sum(kinds.values()) for kinds in check.operators(spec).values())
+    total = sum(sum(kinds.values()) for kinds in operators(spec).values())
     return Artifact(
         id=f"{order.device.name}.coreml.{recipe}",
         target="coreml",

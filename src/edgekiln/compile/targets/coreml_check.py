@@ -7,6 +7,7 @@ variant's own graph. Where operators run is not known here: Core ML decides that
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekiln.compile.precision import FP16_MAX
-from edgekiln.compile.targets.coreml_package import ENTRY, operators
+from edgekiln.compile.targets.coreml_package import operators
 from edgekiln.engines import Arrays, open_engine
 from edgekiln.errors import EdgekilnError, MissingExtra
 from edgekiln.records import Artifact, Check, Placement
@@ -43,30 +44,35 @@ def expected(graph: Path, inputs: Arrays, threads: int) -> dict[str, NDArray[Any
         runner.close()
 
 
-def agreement(artifact: Artifact, folder: Path, inputs: Arrays, wanted: Arrays, threads: int) -> Check:
-    """Whether the package computes what the graph does, on one sample. ``passed`` is None where the
-    interpreter can't run the package; ``detail`` names the operator it lacks."""
+def agreement(
+    artifact: Artifact, folder: Path, pairs: Sequence[tuple[Arrays, Arrays]], threads: int
+) -> Check:
+    """Whether the package computes what the graph does, on pairs of inputs and outputs: one per size.
+
+    ``passed`` is None where the interpreter can't run the package; ``detail`` names the operator it lacks.
+    """
     name = "agreement with ONNX Runtime"
     try:
         runner = open_engine("coreml", artifact, folder, threads)
         try:
-            found = runner(inputs)
+            found = [runner(inputs) for inputs, _ in pairs]
         finally:
             runner.close()
     except MissingExtra as error:
         return Check(name=name, passed=None, detail=str(error))
     except EdgekilnError as error:
         return Check(name=name, passed=None, detail=f"not interpreted here: {error.why}")
-    kind = "fp32" if artifact.options.get("compute_precision") == "fp32" else "fp16"
-    rows = [_compared(output, value, found.get(output), BOUND_DB[kind]) for output, value in wanted.items()]
-    detail = "; ".join(text for _, text in rows)
-    detail = f"{detail} (one random sample, reference interpreter; at least {BOUND_DB[kind]:.0f} dB)"
-    return Check(name=name, passed=all(sound for sound, _ in rows), detail=detail)
+    bound = BOUND_DB["fp32" if artifact.options.get("compute_precision") == "fp32" else "fp16"]
+    rows = []
+    for (_, wanted), got in zip(pairs, found, strict=True):
+        rows += [_compared(output, value, got.get(output), bound) for output, value in wanted.items()]
+    detail = f"{'; '.join(text for _, text in rows)} (random input, reference interpreter"
+    return Check(
+        name=name, passed=all(sound for sound, _ in rows), detail=f"{detail}; at least {bound:.0f} dB)"
+    )
 
 
-def _compared(
-    name: str, wanted: NDArray[Any], found: NDArray[Any] | None, bound: float
-) -> tuple[bool, str]:
+def _compared(name: str, wanted: NDArray[Any], found: NDArray[Any] | None, bound: float) -> tuple[bool, str]:
     if found is None:
         return False, f"{name}: missing"
     if found.shape != wanted.shape:
@@ -104,7 +110,7 @@ def half_range(model: Any) -> Check:
         if value.dtype.kind != "f" or not value.size:
             continue
         size = np.abs(value[np.isfinite(value)])
-        if size.size and size.max() > FP16_MAX or size.size < value.size:
+        if size.size < value.size or size.max() > FP16_MAX:
             beyond.append(name)
         vanish += int(np.count_nonzero((size > 0) & (size < 2.0**-25)))
     detail = f"constants beyond {FP16_MAX:.0f}: {', '.join(beyond[:5]) or 'none'}"
@@ -121,7 +127,9 @@ def compressed(spec: Any) -> Check:
         for block in function.block_specializations.values():
             few += len({op.outputs[0].name for op in block.operations if op.type in _DENSE})
             rest += sum(op.type == "const" and _in_file(op) for op in block.operations)
-    detail = f"{few} weight tensors compressed; {rest} left in float16 (small, or not a whole number of blocks)"
+    detail = (
+        f"{few} weight tensors compressed; {rest} left in float16 (small, or not a whole number of blocks)"
+    )
     return Check(name="compressed weights", passed=few > 0, detail=detail)
 
 
@@ -161,10 +169,9 @@ def placement(spec: Any, half: bool, flexible: bool) -> tuple[Placement, ...]:
     else:
         more = "; of a range of sizes, only the default one may run there" if flexible else ""
         rows.append(
-            Placement(provider="Neural Engine", how="predicted", detail=f"the device was not asked; {ask}{more}")
+            Placement(
+                provider="Neural Engine", how="predicted", detail=f"the device was not asked; {ask}{more}"
+            )
         )
     gpu = Placement(provider="GPU", how="predicted", detail=f"the device was not asked; {ask}")
     return (*rows, gpu)
-
-
-__all__ = ["BOUND_DB", "ENTRY", "agreement", "compressed", "expected", "half_range", "placement", "sqnr_db"]
