@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edgekiln.compile.precision import FP16_MAX
 from edgekiln.compile.targets.coreml_package import operators
 from edgekiln.engines import Arrays, open_engine
-from edgekiln.errors import EdgekilnError, MissingExtra
+from edgekiln.errors import ConversionFailed, EdgekilnError, MissingExtra, NotRunnableHere
 from edgekiln.records import Artifact, Check, Placement
 
 BOUND_DB = {"fp16": 25.0, "fp32": 60.0}
@@ -32,16 +32,20 @@ TYPED_EXECUTION = "https://apple.github.io/coremltools/docs-guides/source/typed-
 
 
 def expected(graph: Path, inputs: Arrays, threads: int) -> dict[str, NDArray[Any]]:
-    """What ONNX Runtime computes from an ONNX file, by output name. Raises NotRunnableHere."""
+    """What ONNX Runtime computes from an ONNX file, by output name. Raises ConversionFailed
+    where it can't: then nothing says what the package should give."""
     native = Artifact(
         id="reference", target="onnxruntime", recipe="fp32", engine="onnxruntime",
         proof_engine="onnxruntime", entry=graph.name, files=(), options={}, tools={}, precisions={},
     )  # fmt: skip
-    runner = open_engine("onnxruntime", native, graph.parent, threads)
     try:
-        return runner(inputs)
-    finally:
-        runner.close()
+        runner = open_engine("onnxruntime", native, graph.parent, threads)
+        try:
+            return runner(inputs)
+        finally:
+            runner.close()
+    except NotRunnableHere as error:
+        raise ConversionFailed("computing what to expect of", graph.name, error.why, error.cure) from error
 
 
 def agreement(

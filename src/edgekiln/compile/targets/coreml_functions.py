@@ -8,6 +8,7 @@ iOS 18 (macOS 15).
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,20 +26,23 @@ _MERGING, _KEEPING = "merging Core ML functions", "converting a stateful module 
 TARGET = "iOS18"
 
 
-def merge_functions(packages: Mapping[str, Path], into: Path, default: str | None = None) -> Artifact:
-    """One ``model.mlpackage`` in ``into`` with a function for each package, equal weights held once.
+def merge_functions(
+    parts: Mapping[str, tuple[Artifact, Path]], into: Path, default: str | None = None
+) -> Artifact:
+    """One ``model.mlpackage`` in ``into`` with a function for each part, equal weights held once.
 
-    ``packages`` are folders of one function each, by the name that the function gets; ``default`` is the
-    one that runs where none is named (else the first). The check "shared weights" says the size against
-    the sum of the parts. Functions share what is equal bit by bit: export them from one set of weights and
-    give them one recipe. Raises MissingExtra; BadInput for a name or folder that can't be used;
-    ConversionFailed with coremltools' words.
+    ``parts`` are Core ML artifacts of one function each with the folders they lie in, by the name that the
+    function gets; ``default`` runs where none is named (else the first). ``function`` gives the artifact
+    for another one. The check "shared weights" says the size against the sum of the parts: what is equal
+    bit by bit is shared, so export the parts from one set of weights and give them one recipe. Raises
+    MissingExtra; BadInput for a name or folder that can't be used; ConversionFailed with coremltools' words.
     """
     _require(_MERGING, into)
-    first = default or next(iter(packages), "")
-    if first not in packages:
-        cure = did_you_mean(first, packages) if packages else "Give at least one package"
-        raise BadInput(_MERGING, first, "no package has this name", cure)
+    first = default or next(iter(parts), "")
+    if first not in parts:
+        cure = did_you_mean(first, parts) if parts else "Give at least one part"
+        raise BadInput(_MERGING, first, "no part has this name", cure)
+    packages = {name: files.inside(at, part.entry, _MERGING) for name, (part, at) in parts.items()}
     for name, package in packages.items():
         _require_function(name, package)
     from coremltools.models import MLModel, utils
@@ -52,20 +56,32 @@ def merge_functions(packages: Mapping[str, Path], into: Path, default: str | Non
             merged = Path(scratch) / ENTRY
             utils.save_multifunction(plan, str(merged))
             model = MLModel(str(merged), skip_model_load=True)
-            write(model, into / ENTRY, _about(f"functions {', '.join(packages)}"), {}, {})
+            write(model, into / ENTRY, _about(f"functions {', '.join(parts)}"), {}, {})
     except Exception as error:  # coremltools raises whatever its passes meet
         why, cure = f"{type(error).__name__}: {error}", "Merge packages that coremltools made"
         raise ConversionFailed(_MERGING, into.name, why, cure) from error
-    apart = sum(f.stat().st_size for p in packages.values() for f in p.rglob("*") if f.is_file())
-    made = _artifact("functions", into, {"function": first})
-    detail = f"{len(packages)} functions in {made.size_bytes} bytes; {apart} bytes in a package each"
+    each = {name: {**part.options, "function": name} for name, (part, _) in parts.items()}
+    units = "CPU_AND_GPU" if any(o.get("compute_precision") == "fp32" for o in each.values()) else "ALL"
+    kept = {k: v for k, v in each[first].items() if k not in {"minimum_deployment_target", "compute_units"}}
+    own = json.dumps(each, sort_keys=True)
+    made = _artifact("functions", into, {**kept, "compute_units": units, "functions": own})
+    apart = sum(part.size_bytes for part, _ in parts.values())
+    detail = f"{len(parts)} functions in {made.size_bytes} bytes; {apart} bytes in a package each"
     shared = Check(name="shared weights", passed=made.size_bytes < apart, detail=detail)
     return msgspec.structs.replace(made, checks=(shared,))
 
 
-def function(artifact: Artifact, name: str) -> Artifact:
-    """The same package, for an engine that is to run another of its functions."""
-    return msgspec.structs.replace(artifact, options={**artifact.options, "function": name})
+def function(merged: Artifact, name: str) -> Artifact:
+    """The artifact that ``merge_functions`` made, for an engine that is to run another of its functions.
+
+    Raises BadInput where it has no such function.
+    """
+    each = json.loads(str(merged.options.get("functions", "{}")))
+    if name not in each:
+        raise BadInput("choosing a Core ML function", name, "it is not there", did_you_mean(name, each))
+    own = {"functions": merged.options["functions"], **each[name]}
+    own |= {k: merged.options[k] for k in ("minimum_deployment_target", "compute_units")}
+    return msgspec.structs.replace(merged, options=own)
 
 
 def convert_stateful(

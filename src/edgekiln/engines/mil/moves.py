@@ -132,6 +132,7 @@ def slice_by_size(x: Tensor, begin: Tensor, size: Tensor) -> Tensor:
 
 def concat(values: list[Tensor], axis: Tensor, interleave: Tensor | None = None) -> Tensor:
     at = integer(axis)
+    values = [v.reshape(1) if v.dim() == 0 else v for v in values]  # MIL joins scalars to a vector
     if flag(interleave):
         at %= values[0].dim()
         return torch.stack(values, dim=at + 1).flatten(at, at + 1)
