@@ -107,7 +107,9 @@ def _first_that_passes(
             try:
                 _write(work, route, tried, None)
             except (ConversionFailed, MissingExtra) as error:
-                rows.append(Check(name=f"route {route}", passed=False, detail=f"refused: {error.why}"))
+                rows.append(
+                    Check(name=f"route {route}", passed=False, detail=f"refused {error.to}: {error.why}")
+                )
                 continue
             provisional = _artifact(work, route, tried.parent, ())
             found = check.agreement(provisional, tried.parent, pairs, work.order.threads)
