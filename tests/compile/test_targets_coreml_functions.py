@@ -101,7 +101,7 @@ def test_what_cannot_be_merged_is_refused_with_a_cure(parts, tmp_path: Path) -> 
         merge_functions({}, tmp_path)
     with pytest.raises(BadInput, match="'encode'"):
         merge_functions({"encode": (encode, at)}, tmp_path, default="encoder")
-    with pytest.raises(BadInput, match="no .mlpackage"):
+    with pytest.raises(BadInput, match=r"no \.mlpackage"):
         merge_functions({"encode": (encode, tmp_path)}, tmp_path)
     made = merged(parts, tmp_path)
     with pytest.raises(BadInput, match="functions already"):
