@@ -19,7 +19,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekiln.compile.graph import optimise
-from edgekiln.compile.targets.coreml import convert
+from edgekiln.compile.targets.coreml import convert, convert_file
 from edgekiln.compile.targets.coreml_check import sqnr_db
 from edgekiln.compile.targets.coreml_package import read_spec
 from edgekiln.engines import Arrays, open_engine
@@ -33,13 +33,13 @@ ROOT = Path(__file__).resolve().parents[2]
 LITE0 = Preprocess(width=224, height=224, scale=1.0, mean=(127.0,) * 3, std=(128.0,) * 3)
 
 
-def made(graph: Path, recipe: str, folder: Path, sizes=(), ranges=None, **more) -> Artifact:
+def made(graph: Path, recipe: str, folder: Path, sizes=(), **more) -> Artifact:
     """``graph`` converted into ``folder / "out"``; ``more`` are fields of its model record."""
     if "labels" in more:
         more["task"] = "classification"
     model = msgspec.structs.replace(model_of(graph), **more)
     what = order(folder / "variant", graph, recipe, PC, model, sizes=sizes, threads=1)
-    return convert(what, folder / "out", ranges)
+    return convert(what, folder / "out")
 
 
 def run(artifact: Artifact, folder: Path, inputs: Arrays) -> dict[str, np.ndarray]:
@@ -318,7 +318,8 @@ def test_several_sizes_are_one_flexible_artifact(pictures: bool, net: Path, tmp_
 
 def test_a_range_of_sizes_takes_each_between(net: Path, tmp_path: Path) -> None:
     graph = movable(net, tmp_path)
-    artifact = made(graph, "fp16", tmp_path, ranges={"height": (32, 64), "width": (32, 96)})
+    ranges = {"height": (32, 64), "width": (32, 96)}
+    artifact = convert_file(graph, tmp_path / "out", ranges=ranges)
     x = {"image": picture(1, (1, 3, 50, 90))}
     assert sqnr_db(native(graph, x)["logits"], run(artifact, tmp_path, x)["logits"]) > 40
     row = next(p for p in artifact.placement if p.provider == "Neural Engine")

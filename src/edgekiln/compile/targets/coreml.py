@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekiln import __version__, files
+from edgekiln import __version__, devices, files
+from edgekiln.compile.recipes import recipe as decoded
 from edgekiln.compile.targets import Conversion
 from edgekiln.compile.targets import coreml_check as check
 from edgekiln.compile.targets.coreml_compress import needs_ios18
@@ -25,7 +26,18 @@ from edgekiln.compile.targets.coreml_package import ENTRY, operators, quiet, rea
 from edgekiln.compile.targets.coreml_routes import ROUTES, lower, sample, tools
 from edgekiln.engines import Arrays
 from edgekiln.errors import ConversionFailed, MissingExtra
-from edgekiln.records import Artifact, Check, Pass, Resolution, Scalar
+from edgekiln.model.signature import signature
+from edgekiln.records import (
+    Artifact,
+    Check,
+    Model,
+    Pass,
+    Preprocess,
+    Resolution,
+    Scalar,
+    Source,
+    Variant,
+)
 
 COMPUTE_UNITS = {True: "ALL", False: "CPU_AND_GPU"}
 """Recommended units by whether the program computes in float16; the Neural Engine takes no float32."""
@@ -71,6 +83,47 @@ def convert(order: Conversion, into: Path, ranges: Ranges = None) -> Artifact:
         _write(work, route, package, work.compress)
         checks = (*checks, check.compressed(read_spec(package)))
     return _artifact(work, route, into, checks)
+
+
+def convert_file(
+    graph: Path,
+    into: Path,
+    recipe: str = "fp16",
+    preprocess: Preprocess | None = None,
+    labels: tuple[str, ...] = (),
+    sizes: tuple[tuple[int, int], ...] = (),
+    ranges: Ranges = None,
+) -> Artifact:
+    """``convert`` for a float ONNX file that no build has taken in: the parts of a package of several
+    functions, and what a job can't say, such as ranges. Raises as ``convert`` does, and BadInput for a
+    recipe that nobody knows."""
+    import onnx
+
+    sha256 = files.sha256_file(graph)
+    variant = Variant(
+        model_sha256=sha256,
+        recipe=decoded(recipe),
+        dialect="float",
+        path=graph.name,
+        sha256=sha256,
+        precisions={},
+        passes=(),
+    )
+    model = Model(
+        name=graph.stem,
+        path=graph.name,
+        sha256=sha256,
+        signature=signature(onnx.load(graph, load_external_data=False)),
+        task="classification" if labels else "tensors",
+        source=Source(kind="onnx", files=()),
+        preprocess=preprocess,
+        labels=labels,
+    )
+    device = devices.load("iphone-16-pro")
+    order = Conversion(
+        variant=variant, folder=str(graph.parent.absolute()), device=device, model=model, sizes=sizes
+    )
+    return convert(order, into, ranges)
 
 
 def _require(order: Conversion) -> None:

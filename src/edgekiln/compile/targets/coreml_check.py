@@ -125,23 +125,33 @@ def half_range(model: Any) -> Check:
 
 
 def compressed(spec: Any) -> Check:
-    """How many weight tensors of a package are held in fewer than 16 bits."""
-    few = rest = 0
+    """How many weight tensors of a package are held in fewer than 16 bits, and what was left."""
+    few, left, elements = 0, 0, 0
     for function in spec.mlProgram.functions.values():
         for block in function.block_specializations.values():
-            few += len({op.outputs[0].name for op in block.operations if op.type in _DENSE})
-            rest += sum(op.type == "const" and _in_file(op) for op in block.operations)
+            few += sum(op.type in _DENSE for op in block.operations)
+            sizes = [_elements(op) for op in block.operations if op.type == "const" and _in_file(op)]
+            left += sum(size > LEAST_ELEMENTS for size in sizes)
+            elements += sum(sizes)
     detail = (
-        f"{few} weight tensors compressed; {rest} left in float16 (small, or not a whole number of blocks)"
+        f"{few} weight tensors compressed; {left} of more than {LEAST_ELEMENTS} elements could not be (their "
+        f"axes are no whole number of blocks); {elements} elements in all stay in float16"
     )
-    return Check(name="compressed weights", passed=few > 0, detail=detail)
+    return Check(name="compressed weights", passed=few > 0 and left == 0, detail=detail)
 
+
+LEAST_ELEMENTS = 2048
+"""coremltools leaves weights of at most this many elements alone: its own default."""
 
 _DENSE = {"constexpr_affine_dequantize", "constexpr_blockwise_shift_scale", "constexpr_lut_to_dense"}
 
 
 def _in_file(op: Any) -> bool:
     return bool(op.attributes["val"].HasField("blobFileValue"))
+
+
+def _elements(op: Any) -> int:
+    return math.prod(d.constant.size for d in op.outputs[0].type.tensorType.dimensions)
 
 
 def placement(spec: Any, half: bool, flexible: bool) -> tuple[Placement, ...]:
