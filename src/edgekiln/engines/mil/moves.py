@@ -134,6 +134,7 @@ def concat(values: list[Tensor], axis: Tensor, interleave: Tensor | None = None)
     """Values of rank 0 count as vectors of one element, as coremltools writes them into shapes."""
     values = [v.reshape(1) if v.dim() == 0 else v for v in values]
     at = integer(axis)
+    values = [v.reshape(1) if v.dim() == 0 else v for v in values]  # MIL joins scalars to a vector
     if flag(interleave):
         at %= values[0].dim()
         return torch.stack(values, dim=at + 1).flatten(at, at + 1)
