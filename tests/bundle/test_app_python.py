@@ -122,12 +122,12 @@ def test_a_model_that_takes_no_picture_is_given_arrays(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="no C compiler makes CUDA's stand-in here")
 def test_with_tensorrt_the_engine_is_built_once_and_then_loaded(tmp_path: Path) -> None:
-    """TensorRT and CUDA are stand-ins whose device memory is host memory: the calls are real, the GPU is not."""
+    """TensorRT and CUDA are stand-ins whose device memory is host memory: real calls, no GPU."""
     spec = PREPROCESSES["stretch-bilinear"]
     folder = app_bundles.unpacked(app_bundles.bundle(tmp_path, "jetson-orin-nano-8gb", "tensorrt", spec))
     libraries = tmp_path / "lib"
     libraries.mkdir()
-    source = FAKES / "cuda_library.c"
+    source = FAKES / "cpp" / "cuda_library.c"
     command = ["gcc", "-shared", "-fPIC", "-w", "-o", libraries / "libcudart.so", source]
     subprocess.run(command, check=True)
     shutil.copy(libraries / "libcudart.so", libraries / "libcuda.so.1")

@@ -1,4 +1,4 @@
-"""What app code is written from: the facts of one bundle that templates may use, and the self-test's files."""
+"""What app code is written from: the facts of one bundle that templates use, and the self-test's files."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def picture() -> NDArray[np.uint8]:
 
 
 def selftest_files(app: App) -> dict[str, bytes]:
-    """``selftest/picture.npy`` and the tensor that the reference makes of it, where the model takes pictures."""
+    """``selftest/picture.npy`` and the reference's tensor of it, where the model takes pictures."""
     spec = picture_spec(app)
     if spec is None:
         return {}

@@ -11,11 +11,11 @@ ENGINES = {
     "litert": ("LiteRT", 'numpy "pillow>=10.1" ai-edge-litert', "ai-edge-litert"),
     "tensorrt": ("TensorRT", 'numpy "pillow>=10.1"', "tensorrt"),
 }
-"""By engine: its title, what pip installs (JetPack brings TensorRT), and its name among the artifact's tools."""
+"""By engine: its title, what pip installs (JetPack brings TensorRT), its name among an artifact's tools."""
 
 _NOTES = {
-    "tensorrt": "JetPack brings TensorRT and CUDA. The first start builds this GPU's engine, which takes minutes, and\n"
-    "keeps it in `model/`; later starts load it.",
+    "tensorrt": "JetPack brings TensorRT and CUDA. The first start builds this GPU's engine, which takes minutes,\n"
+    "and keeps it in `model/`; later starts load it.",
 }
 
 
