@@ -27,7 +27,6 @@ pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ on t
 STAND_INS = Path(__file__).parents[1] / "fakes" / "cpp"
 STRICT = [
     "-std=c++17",
-    "-O1",
     "-Wall",
     "-Wextra",
     "-Wpedantic",

@@ -14,8 +14,8 @@ ENGINES = {
 """By engine: its title, what pip installs (JetPack brings TensorRT), its name among an artifact's tools."""
 
 _NOTES = {
-    "tensorrt": "JetPack brings TensorRT and CUDA. The first start builds this GPU's engine, which takes minutes,\n"
-    "and keeps it in `model/`; later starts load it.",
+    "tensorrt": "JetPack brings TensorRT and CUDA. The first start builds this GPU's engine, which takes\n"
+    "minutes, and keeps it in `model/`; later starts load it.",
 }
 
 
