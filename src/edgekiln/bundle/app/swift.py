@@ -43,7 +43,7 @@ def render(app: App) -> dict[str, str]:
         "engine_package": package,
         "version_note": f", converted by coremltools {version}" if version else "",
         "compute_units": _COMPUTE_UNITS.get(str(options.get("compute_units", "ALL")), "all"),
-        "image_input": bool(options.get("image_input", False)),
+        "image_input": bool(options.get("image_input", False)) and values["spec"] is not None,
         "input_pairs": _pairs([t.name for t in app.model.signature.inputs], options.get("input_names")),
         "output_pairs": _pairs([t.name for t in app.model.signature.outputs], options.get("output_names")),
     }
@@ -52,7 +52,11 @@ def render(app: App) -> dict[str, str]:
     spec = values["spec"]
     if isinstance(spec, Preprocess):
         files |= {f: f"{f}.j2" for f in ("Preprocess.swift", "Decode.swift")}
-        values |= {"f": rendered(spec, "swift"), **_numbers(spec)}
+        expressions = {
+            name: text.replace("out_w", "outWidth").replace("out_h", "outHeight")
+            for name, text in rendered(spec, "swift").items()
+        }
+        values |= {"f": expressions, **_numbers(spec)}
     if engine == "coreml":
         files |= {f: f"{f}.j2" for f in ("Model.swift", "SelfTest.swift", "Npz.swift")}
     return {path: fill("swift", template, **values) for path, template in files.items()}
