@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Make .venv with everything that the demo, the tests and the documentation need. Run it as often as you
-# like: when nothing has changed since the last time it returns at once.
+# Make .venv and node_modules with everything that the demo, the tests and the documentation need. Run it as
+# often as you like: when nothing has changed since the last time it returns at once.
 #
 # PYTHON=...  the interpreter to use (3.11 or newer); by default the first that fits on the PATH.
-# pip's own configuration (PIP_FIND_LINKS, PIP_INDEX_URL, pip.conf) and uv's (UV_*) are left as they are.
+# The configuration of pip (PIP_FIND_LINKS, PIP_INDEX_URL, pip.conf), uv (UV_*) and npm (npm_config_*, the
+# user's .npmrc) is left as it is.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -11,12 +12,20 @@ readonly TORCH="torch==2.13.0"
 readonly STAMP=".venv/.edgekiln-setup"
 # The documentation's and the report's tests open pages in a real browser.
 readonly BROWSERS=(chromium chromium-browser google-chrome)
+# A command, the Debian package that brings it, and what is not tested without it.
+readonly PROGRAMS=(
+    "node nodejs the web engine's tests"
+    "npm npm the web engine and the Kotlin compiler"
+    "java default-jdk-headless the app code in Kotlin"
+    "g++ g++ the app code in C++"
+    "cmake cmake the app code in C++"
+)
 
 say() { printf 'setup: %s\n' "$*"; }
 fail() { printf 'setup: %s\n' "$@" >&2; exit 1; }
 
 fingerprint() {
-    { sha256sum pyproject.toml constraints.txt scripts/setup.sh; pwd; } | sha256sum | cut -d' ' -f1
+    { sha256sum pyproject.toml constraints.txt package-lock.json scripts/setup.sh; pwd; } | sha256sum | cut -d' ' -f1
 }
 
 any_command() {
@@ -95,8 +104,28 @@ install_browser() {
         "As root run: apt-get install chromium" >&2
 }
 
+install_programs() {
+    local row program package purpose
+    for row in "${PROGRAMS[@]}"; do
+        read -r program package purpose <<<"$row"
+        any_command "$program" || { apt_install "$package" && any_command "$program"; } ||
+            say "MISSING: $program, for $purpose. As root run: apt-get install $package" >&2
+    done
+}
+
+# Packages from npm run no scripts of their own (.npmrc says so too).
+install_npm_packages() {
+    if ! any_command npm; then
+        say "MISSING: the packages of package.json, because npm is missing" >&2
+        return 0
+    fi
+    say "installing the packages of package-lock.json with npm"
+    npm ci --ignore-scripts --no-audit --no-fund --loglevel=error </dev/null >/dev/null ||
+        { say "MISSING: the packages of package.json; npm said above why" >&2; return 1; }
+}
+
 main() {
-    local wanted
+    local wanted complete=yes
     wanted=$(fingerprint)
     if [ -x .venv/bin/python ] && [ "$(cat "$STAMP" 2>/dev/null)" = "$wanted" ]; then
         return 0
@@ -104,7 +133,9 @@ main() {
     make_venv
     install_packages
     install_browser
-    printf '%s\n' "$wanted" >"$STAMP"
+    install_programs
+    install_npm_packages || complete=no  # a registry that did not answer is asked again the next time
+    if [ "$complete" = yes ]; then printf '%s\n' "$wanted" >"$STAMP"; fi
     say "done: .venv is ready"
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -25,7 +26,15 @@ PYTHON = (
     '*"pip install"*) exit "${PIP_FAILS:-0}" ;;\n'
     "esac\n"
 )
-APT = NOTE + 'case "$*" in *install*chromium*) cp "$BIN/note" "$BIN/chromium" ;; esac\n'
+APT = (
+    NOTE + 'case "$*" in\n'
+    '*install*chromium*) cp "$BIN/note" "$BIN/chromium" ;;\n'
+    '*install*nodejs*) cp "$BIN/note" "$BIN/node" ;;\n'
+    '*install*default-jdk*) cp "$BIN/note" "$BIN/java" ;;\n'
+    'esac\n'
+)
+NPM = NOTE + 'exit "${NPM_FAILS:-0}"\n'
+PROGRAMS = ("node", "java", "g++", "cmake")
 
 
 @dataclass(frozen=True)
@@ -59,15 +68,16 @@ def checkout(tmp_path: Path) -> Checkout:
     folder, commands = tmp_path / "checkout", tmp_path / "bin"
     (folder / "scripts").mkdir(parents=True)
     commands.mkdir()
-    for name in ("pyproject.toml", "constraints.txt", "scripts/setup.sh"):
+    for name in ("pyproject.toml", "constraints.txt", "package-lock.json", "scripts/setup.sh"):
         shutil.copy(ROOT / name, folder / name)
     for name in (*TOOLS, "basename"):
         found = shutil.which(name)
         assert found is not None
         (commands / name).symlink_to(found)
     made = Checkout(folder, commands)
-    for name in ("note", "chromium"):
+    for name in ("note", "chromium", *PROGRAMS):
         made.command(name, NOTE)
+    made.command("npm", NPM)
     made.command("python3", PYTHON)
     made.command("id", "#!/bin/sh\necho 0\n")
     return made
@@ -146,3 +156,51 @@ def test_a_missing_venv_module_is_named_with_its_package(checkout: Checkout) -> 
     done = checkout.setup(NO_VENV="1")
     assert done.returncode == 1
     assert "apt-get install python3.11-venv" in done.stderr
+
+
+def test_packages_from_npm_are_those_of_the_lock_file_and_run_no_scripts(checkout: Checkout) -> None:
+    assert checkout.setup().returncode == 0
+    (line,) = [line for line in checkout.calls() if line.startswith("npm ")]
+    assert line.startswith("npm ci --ignore-scripts")
+    lock = (ROOT / "package-lock.json").read_text()
+    assert "://" not in lock  # it names no registry
+    assert lock.count('"integrity": "sha512-') == lock.count('"node_modules/')
+
+
+def test_a_registry_that_does_not_answer_is_asked_again_and_the_rest_is_there(checkout: Checkout) -> None:
+    done = checkout.setup(NPM_FAILS="1")
+    assert done.returncode == 0
+    assert "MISSING: the packages of package.json" in done.stderr
+    checkout.calls()
+    done = checkout.setup()
+    assert "MISSING" not in done.stderr
+    assert [line for line in checkout.calls() if line.startswith("npm ci")]
+    assert checkout.setup().stdout == ""
+
+
+def test_programs_that_are_absent_are_installed_when_root_can(checkout: Checkout) -> None:
+    for name in ("node", "java"):
+        (checkout.bin / name).unlink()
+    checkout.command("apt-get", APT)
+    done = checkout.setup()
+    assert "MISSING" not in done.stderr
+    installed = [line.split()[-1] for line in checkout.calls() if line.startswith("apt-get install")]
+    assert installed == ["nodejs", "default-jdk-headless"]
+
+
+def test_each_program_that_stays_absent_is_named_with_its_package(checkout: Checkout) -> None:
+    for name in (*PROGRAMS, "npm"):
+        (checkout.bin / name).unlink()
+    done = checkout.setup()
+    assert done.returncode == 0
+    for package in ("nodejs", "npm", "default-jdk-headless", "g++", "cmake"):
+        assert f"apt-get install {package}\n" in done.stderr
+    assert "MISSING: the packages of package.json" in done.stderr
+    assert [line for line in checkout.calls() if line.startswith("uv pip install")]
+
+
+def test_the_lock_file_holds_the_versions_of_package_json() -> None:
+    wanted = json.loads((ROOT / "package.json").read_text())["dependencies"]
+    locked = json.loads((ROOT / "package-lock.json").read_text())["packages"]
+    assert wanted == {"kotlin-compiler": "2.4.20", "onnxruntime-web": "1.30.0"}
+    assert {name: locked[f"node_modules/{name}"]["version"] for name in wanted} == wanted
