@@ -8,13 +8,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
+from edgekiln.bundle.app.content import App
+from edgekiln.bundle.app.python import render
+from edgekiln.devices import load
 from edgekiln.model.preprocess import apply, open_image
+from edgekiln.records import Preprocess, TensorSpec
 from fakes import app_bundles
 from fakes.photographs import photographs
 from fakes.preprocesses import PREPROCESSES
+from fakes.variants import artifact
 
 FAKES = Path(__file__).parents[1] / "fakes"
 _TENSORS = """
@@ -156,3 +162,45 @@ def test_the_code_is_as_ruff_would_have_it(name: str, tmp_path: Path) -> None:
     ):
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+_LITERT = """
+import sys
+import torch
+import litert_torch
+
+class Net(torch.nn.Module):
+    def forward(self, image):
+        return image.mean((1, 2)) @ torch.arange(15.0).reshape(3, 5)
+
+net = litert_torch.convert(Net().eval(), sample_kwargs={"image": torch.zeros(1, 24, 20, 3)})
+net.export(sys.argv[1])
+"""
+
+
+def test_litert_is_given_pictures_as_its_file_holds_them(tmp_path: Path) -> None:
+    """A real .tflite that takes NHWC, called with the model's own NCHW tensor."""
+    pytest.importorskip("litert_torch")
+    pytest.importorskip("ai_edge_litert")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "app/python").mkdir(parents=True)
+    made = python(tmp_path, "-c", _LITERT, tmp_path / "model/net.tflite", CUDA_VISIBLE_DEVICES="")
+    assert made.returncode == 0, made.stderr
+    spec = Preprocess(width=20, height=24)
+    graph = app_bundles.network(tmp_path / "graph.onnx", spec)
+    known = app_bundles.model(graph, spec)
+    output = TensorSpec(name="output_0", dtype="float32", shape=(1, 5))
+    known = msgspec.structs.replace(
+        known, signature=msgspec.structs.replace(known.signature, outputs=(output,))
+    )
+    how = artifact("net.tflite", "litert", **{"layout.image": "NHWC"})
+    for name, text in render(App(load("raspberry-pi-5"), known, how, None)).items():
+        (tmp_path / "app/python" / name).write_text(text)
+    x = np.random.default_rng(0).normal(size=(1, 3, 24, 20)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    call = "import numpy as np; from model import Model; m = Model(); x = np.load('x.npy'); m({'image': x})\n"
+    call += "print(*m({'image': x})['output_0'][0].tolist()); m.close()"
+    done = python(tmp_path, "-c", call, PYTHONPATH="app/python")
+    assert done.returncode == 0, done.stderr
+    wanted = x.mean((2, 3)) @ np.arange(15.0).reshape(3, 5)
+    assert np.allclose(list(map(float, done.stdout.split())), wanted[0], atol=1e-5)
