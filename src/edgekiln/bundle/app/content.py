@@ -52,6 +52,14 @@ def _static(tensor: TensorSpec) -> TensorSpec:
     return TensorSpec(name=tensor.name, dtype=tensor.dtype, shape=shape)
 
 
+def proved_with(artifact: Artifact, tool: str) -> str:
+    """The half sentence of a page that says what proved the artifact; another engine is named as such."""
+    if artifact.engine != artifact.proof_engine:
+        return f" (proved off the device, by {artifact.proof_engine})"
+    version = artifact.tools.get(tool)
+    return f", proved with version {version}" if version else ""
+
+
 def facts(app: App) -> dict[str, Any]:
     """The names that every template knows. ``spec`` is None where the model takes no single picture."""
     spec = picture_spec(app)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgekiln.bundle.app.content import App, facts
+from edgekiln.bundle.app.content import App, facts, proved_with
 from edgekiln.bundle.app.writing import fill
 
 ENGINES = {
@@ -23,7 +23,6 @@ def render(app: App) -> dict[str, str]:
     """model.py, predict.py, selftest.py, README.md; preprocess.py where the model takes pictures."""
     values = facts(app)
     title, packages, tool = ENGINES[app.artifact.engine]
-    version = app.artifact.tools.get(tool)
     files = {
         "model.py": f"model_{app.artifact.engine}.py.j2",
         "predict.py": "predict.py.j2",
@@ -35,7 +34,7 @@ def render(app: App) -> dict[str, str]:
     values |= {
         "engine_title": title,
         "packages": packages,
-        "version_note": f", proved with version {version}" if version else "",
+        "version_note": proved_with(app.artifact, tool),
         "note": _NOTES.get(app.artifact.engine, ""),
         "nhwc": sorted(
             name.removeprefix("layout.")
