@@ -123,27 +123,33 @@ def package(name: str) -> str:
 
 def harness() -> str:
     """Kotlin's main: tensors of pictures by record, and self-tests of whole apps by engine."""
-    tensors = "\n".join(
-        f'        "{name}" -> {{ p, o -> {package(name)}.Preprocess().tensor(p.values, p.width, p.height, o).data }}'
-        for name in PREPROCESSES
+    tensors = "".join(
+        _TENSOR.replace("NAME", name).replace("PACKAGE", package(name)) for name in PREPROCESSES
     )
-    tests = "\n".join(
-        f'        "{engine}" -> {{\n'
-        f"            record(app.{engine}.Tensor.npz(File(fed)).mapValues {{ (_, t) -> "
-        f"Recorded.Array(t.dtype, t.shape, Recorded.bytes(t.data)) }},\n"
-        f'                app.{engine}.Tensor.npz(File("$assets/edgekiln/golden/golden-outputs.npz")).mapValues '
-        f"{{ (_, t) -> Recorded.Array(t.dtype, t.shape, Recorded.bytes(t.data)) }})\n"
-        f"            val folder = app.{engine}.Bundle.folder(Context(File(files), File(assets)))\n"
-        f'            runBlocking {{ app.{engine}.SelfTest.run(folder) }}.forEach {{ println("${{it.what}}|${{it.difference}}'
-        f'|${{it.allowed}}|${{it.passed}}") }}\n'
-        f"            val model = runBlocking {{ app.{engine}.Model.open(folder) }}\n"
-        f"            val seen = app.{engine}.Picture(IntArray(83 * 61) {{ -1 }}, 83, 61)\n"
-        f'            model.use {{ println(runBlocking {{ it.classify(seen, 2) }}.joinToString(";") {{ g -> g.label }}) }}\n'
-        f"        }}"
-        for engine in APPS
-    )
+    tests = "".join(_TEST.replace("ENGINE", engine) for engine in APPS)
     return _MAIN.replace("TENSORS", tensors).replace("TESTS", tests)
 
+
+_TENSOR = """
+        "NAME" -> { p, o -> PACKAGE.Preprocess().tensor(p.values, p.width, p.height, o).data }"""
+
+_TEST = """
+        "ENGINE" -> {
+            val outputs = File(assets, "edgekiln/golden/golden-outputs.npz")
+            val (given, found) = listOf(File(fed), outputs).map { file ->
+                app.ENGINE.Tensor.npz(file).mapValues { (_, t) ->
+                    Recorded.Array(t.dtype, t.shape, Recorded.bytes(t.data))
+                }
+            }
+            record(given, found)
+            val folder = app.ENGINE.Bundle.folder(Context(File(files), File(assets)))
+            val rows = runBlocking { app.ENGINE.SelfTest.run(folder) }
+            rows.forEach { println("${it.what}|${it.difference}|${it.allowed}|${it.passed}") }
+            val white = app.ENGINE.Picture(IntArray(83 * 61) { -1 }, 83, 61)
+            val model = runBlocking { app.ENGINE.Model.open(folder) }
+            val guesses = model.use { runBlocking { it.classify(white, 2) } }
+            println(guesses.joinToString(";") { it.label })
+        }"""
 
 _MAIN = """
 package harness
@@ -288,9 +294,7 @@ def test_the_self_test_passes_and_everything_is_closed(
 
 def selftest(compiled: Compiled, engine: str, bundle: Path, scratch: Path) -> list[str]:
     shutil.copytree(bundle, scratch / "assets/edgekiln")
-    return compiled.run(
-        "selftest", engine, scratch / "assets", scratch / "files", bundle.parent / "fed.npz"
-    )
+    return compiled.run("selftest", engine, scratch / "assets", scratch / "files", bundle.parent / "fed.npz")
 
 
 def test_the_self_test_notices_other_weights_and_another_preprocessing(

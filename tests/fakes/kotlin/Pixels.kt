@@ -1,5 +1,6 @@
 package harness
 
+import java.awt.color.ColorSpace
 import java.awt.image.BufferedImage
 import java.awt.image.DataBuffer
 import java.awt.image.IndexColorModel
@@ -14,9 +15,9 @@ fun pixels(file: File): Pixels {
     val reader = ImageIO.getImageReadersBySuffix(file.extension).next()
     return ImageIO.createImageInputStream(file).use { stream ->
         reader.input = stream
-        // ImageIO makes no picture of four inks, but gives them.
-        val image = runCatching { reader.read(0) }.getOrNull()
-        if (image == null) fromInks(reader.readRaster(0, null)) else fromImage(image)
+        val image = runCatching { reader.read(0) }.getOrNull() // not every Java makes a picture of four inks
+        val inks = image == null || image.colorModel.colorSpace.type == ColorSpace.TYPE_CMYK
+        if (inks) fromInks(reader.readRaster(0, null)) else fromImage(checkNotNull(image))
     }
 }
 
@@ -39,7 +40,7 @@ private fun fromImage(image: BufferedImage): Pixels {
     return Pixels(values, width, height)
 }
 
-/** Inks as Adobe stores them in a JPEG, that is inverted: light is what each leaves of the black. */
+/** Four inks as Adobe stores them in a JPEG, that is inverted: the light that an ink leaves of the black's. */
 private fun fromInks(raster: Raster): Pixels {
     val sample = IntArray(4)
     val values = IntArray(raster.width * raster.height) { i ->
