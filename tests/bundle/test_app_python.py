@@ -17,7 +17,7 @@ from edgekiln.bundle.app.python import render
 from edgekiln.devices import load
 from edgekiln.model.preprocess import apply, open_image
 from edgekiln.records import Preprocess, TensorSpec
-from fakes import app_bundles
+from fakes import app_bundles, digits
 from fakes.photographs import photographs
 from fakes.preprocesses import PREPROCESSES
 from fakes.variants import artifact
@@ -89,6 +89,25 @@ def test_the_self_test_passes_and_pictures_are_named(
     assert shares == sorted(shares, reverse=True)
     assert sum(shares) == pytest.approx(100, abs=0.5)
     assert any('a "quoted" \\ name' in line for line in lines)
+
+
+def test_a_real_build_carries_code_that_runs(float_bundle: Path, tmp_path: Path) -> None:
+    """A build by the command line, of a trained model of digits, its bundle unzipped elsewhere."""
+    path = tmp_path / "host.edgekiln"
+    path.write_bytes(float_bundle.read_bytes())
+    folder = app_bundles.unpacked(path)
+    done = python(folder, "app/python/selftest.py", PYTHONPATH="")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("preprocessing differs by 0,")
+    seven = next(path for path in held_back(tmp_path) if "seven" in str(path))
+    done = python(folder, "app/python/predict.py", seven, PYTHONPATH="")
+    assert done.stdout.splitlines()[1].split()[-1] == "seven"
+
+
+def held_back(folder: Path) -> list[Path]:
+    """Digits that the model was not trained on, in folders named for their classes."""
+    digits.save_pictures(folder / "held-back", labelled=True, first=0, count=40)
+    return sorted((folder / "held-back").rglob("*.png"))
 
 
 def test_the_self_test_notices_another_preprocessing_and_other_weights(tmp_path: Path) -> None:
