@@ -159,9 +159,24 @@ def test_the_package_is_called_by_its_own_names_and_units(tmp_path: Path) -> Non
     assert "CVPixelBuffer" not in tensor
 
 
-def test_an_engine_without_swift_calls_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["crop-bicubic", "bytes-nhwc", "letterbox-bgr"])
+def test_onnx_runtime_is_called_where_it_has_the_types(name: str, tmp_path: Path) -> None:
+    files = code(tmp_path, PREPROCESSES[name], engine="onnxruntime")
+    assert {path: faults(parse(text)) for path, text in files.items() if path.endswith(".swift")} == {
+        path: []
+        for path in ("Preprocess.swift", "Decode.swift", "Model.swift", "SelfTest.swift", "Npz.swift")
+    }
+    assert "elementType: .uInt8" in files["Model.swift"] or name != "bytes-nhwc"
+    assert "CoreML" not in files["Model.swift"] + files["SelfTest.swift"]
+    assert "onnxruntime-swift-package-manager" in files["README.md"]
+
+
+@pytest.mark.parametrize(
+    ("engine", "name"), [("executorch", "crop-bicubic"), ("onnxruntime", "nearest-half")]
+)
+def test_an_engine_without_swift_calls_says_so(engine: str, name: str, tmp_path: Path) -> None:
     device = load("iphone-16-pro")
-    assert languages(device, "onnxruntime") == languages(device, "coreml") == ("swift",)
-    files = code(tmp_path, PREPROCESSES["crop-bicubic"], engine="onnxruntime")
+    assert languages(device, engine) == languages(device, "coreml") == ("swift",)
+    files = code(tmp_path, PREPROCESSES[name], engine=engine)
     assert set(files) == {"README.md", "Preprocess.swift", "Decode.swift"}
     assert "whose Swift calls are not written here" in files["README.md"]

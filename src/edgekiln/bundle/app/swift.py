@@ -1,4 +1,4 @@
-"""Swift for iPhones and Macs: Core ML on an actor's own queue; preprocessing in plain arithmetic.
+"""Swift for iPhones and Macs: Core ML or ONNX Runtime on an actor's own queue; plain arithmetic before it.
 
 Vision scales pictures in its own way, which is not the reference's; so the pixels are made here, and Core ML
 gets them as a pixel buffer (where the package normalises) or as an array.
@@ -29,11 +29,13 @@ _COMPUTE_UNITS = {
     "CPU_ONLY": "cpuOnly",
 }
 _TYPES = {"float32": ("float32", "Float"), "float16": ("float16", "Float16"), "uint8": ("float32", "Float")}
+_ORT_TYPES = {"float32": ("float", "Float"), "uint8": ("uInt8", "UInt8")}
+_KINDS = {"float32": "<f4", "uint8": "|u1", "int32": "<i4", "int64": "<i8"}
 
 
 def render(app: App) -> dict[str, str]:
     """Preprocess.swift and Decode.swift where the model takes pictures; Model.swift, SelfTest.swift and
-    Npz.swift where it is for Core ML; README.md."""
+    Npz.swift where it is for Core ML or ONNX Runtime; README.md."""
     values, engine, options = facts(app), app.artifact.engine, app.artifact.options
     title, package = _PACKAGES.get(engine, (engine, "see its documentation"))
     version = app.artifact.tools.get("coremltools")
@@ -43,6 +45,8 @@ def render(app: App) -> dict[str, str]:
         "engine_package": package,
         "version_note": f", converted by coremltools {version}" if version else "",
         "compute_units": _COMPUTE_UNITS.get(str(options.get("compute_units", "ALL")), "all"),
+        "called": _called(app, values["spec"]),
+        "npy_kinds": [_KINDS.get(t.dtype, "<f4") for t in app.model.signature.outputs],
         "image_input": bool(options.get("image_input", False)) and values["spec"] is not None,
         "input_pairs": _pairs([t.name for t in app.model.signature.inputs], options.get("input_names")),
         "output_pairs": _pairs([t.name for t in app.model.signature.outputs], options.get("output_names")),
@@ -57,9 +61,20 @@ def render(app: App) -> dict[str, str]:
             for name, text in rendered(spec, "swift").items()
         }
         values |= {"f": expressions, **_numbers(spec)}
-    if engine == "coreml":
-        files |= {f: f"{f}.j2" for f in ("Model.swift", "SelfTest.swift", "Npz.swift")}
+        if engine == "onnxruntime" and values["called"]:
+            values["ort_type"], values["swift_type"] = _ORT_TYPES[spec.dtype]
+    if values["called"]:
+        files |= {f: f"{f}.j2" for f in ("SelfTest.swift", "Npz.swift")}
+        files["Model.swift"] = f"Model_{engine}.swift.j2"
     return {path: fill("swift", template, **values) for path, template in files.items()}
+
+
+def _called(app: App, spec: Preprocess | None) -> bool:
+    """Whether Model.swift is written: for Core ML always, for ONNX Runtime where its interface for Swift has
+    the types (it knows no half precision) and a picture comes in."""
+    known = all(t.dtype in _KINDS for t in app.model.signature.outputs)
+    ort = spec is not None and spec.dtype in _ORT_TYPES and known
+    return app.artifact.engine == "coreml" or (app.artifact.engine == "onnxruntime" and ort)
 
 
 def _pairs(own: list[str], renamed: object) -> list[tuple[str, str]]:
