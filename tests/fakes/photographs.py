@@ -46,8 +46,16 @@ def _alpha(picture: Image.Image) -> Image.Image:
     return out
 
 
-def photographs(folder: Path) -> list[Path]:
-    """Write them into ``folder``, which is made where it is missing. Each path names what is odd about it."""
+def _nearest(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Some pixels of ``picture`` as they are: palettes, 16 bits and alphas stay what they were."""
+    return picture.resize(size, Image.Resampling.NEAREST)
+
+
+def photographs(folder: Path, shrink: int = 1) -> list[Path]:
+    """Write them into ``folder``, which is made where it is missing. Each path names what is odd about it.
+
+    ``shrink`` divides their sides.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     astronaut, coffee, cat = (_bundled(f"{n}.png") for n in ("astronaut", "coffee", "chelsea"))
     rocket, hubble = _bundled("rocket.jpg"), _bundled("hubble_deep_field.jpg")
@@ -69,9 +77,10 @@ def photographs(folder: Path) -> list[Path]:
         "panorama-upside-down.jpg": (hubble.resize((1201, 97)).convert("CMYK"), {**jpeg, "exif": _turned(3)}),
     }
     for name, (picture, options) in made.items():
-        picture.save(folder / name, **options)
+        small = (max(picture.width // shrink, 5), max(picture.height // shrink, 4))
+        (picture if shrink == 1 else _nearest(picture, small)).save(folder / name, **options)
     deep = folder / "colour-16-bit.png"
-    write_colour_16_bit(deep, _sixteen_bit(coffee.resize((257, 511))))
+    write_colour_16_bit(deep, _sixteen_bit(coffee.resize((257 // shrink, 511 // shrink))))
     return [*(folder / name for name in made), deep]
 
 

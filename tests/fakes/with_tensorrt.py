@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from fakes.tensorrt_module import TensorRT  # noqa: E402
+from fakes.tensorrt_module import TensorRT
 
 sys.modules["tensorrt"] = TensorRT("10.3.0")  # type: ignore[assignment]
 sys.argv = sys.argv[1:]

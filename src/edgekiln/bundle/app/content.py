@@ -1,4 +1,4 @@
-"""What app code is written from: the facts of one bundle that templates may use, and the self-test's files."""
+"""What app code is written from: the facts of one bundle that templates use, and the self-test's files."""
 
 from __future__ import annotations
 
@@ -52,6 +52,14 @@ def _static(tensor: TensorSpec) -> TensorSpec:
     return TensorSpec(name=tensor.name, dtype=tensor.dtype, shape=shape)
 
 
+def proved_with(artifact: Artifact, tool: str) -> str:
+    """The half sentence of a page that says what proved the artifact; another engine is named as such."""
+    if artifact.engine != artifact.proof_engine:
+        return f" (proved off the device, by {artifact.proof_engine})"
+    version = artifact.tools.get(tool)
+    return f", proved with version {version}" if version else ""
+
+
 def facts(app: App) -> dict[str, Any]:
     """The names that every template knows. ``spec`` is None where the model takes no single picture."""
     spec = picture_spec(app)
@@ -94,7 +102,7 @@ def picture() -> NDArray[np.uint8]:
 
 
 def selftest_files(app: App) -> dict[str, bytes]:
-    """``selftest/picture.npy`` and the tensor that the reference makes of it, where the model takes pictures."""
+    """``selftest/picture.npy`` and the reference's tensor of it, where the model takes pictures."""
     spec = picture_spec(app)
     if spec is None:
         return {}

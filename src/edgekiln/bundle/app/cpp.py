@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgekiln.bundle.app.content import App, facts
+from edgekiln.bundle.app.content import App, facts, proved_with
 from edgekiln.bundle.app.formulas import rendered
 from edgekiln.bundle.app.writing import fill
 from edgekiln.records import Preprocess
@@ -22,13 +22,12 @@ def render(app: App) -> dict[str, str]:
     classify.cpp where the model takes pictures."""
     values, engine = facts(app), app.artifact.engine
     title, option = _ENGINES[engine]
-    version = app.artifact.tools.get(engine)
     golden = app.golden
     values |= {
         "engine": engine,
         "engine_title": title,
         "cmake_option": option,
-        "version_note": f", proved with version {version}" if version else "",
+        "version_note": proved_with(app.artifact, engine),
         "precision": app.artifact.options.get("INFERENCE_PRECISION_HINT", "f32"),
         "allowed": [repr(golden.atol.get(o.name, 0.0)) for o in app.model.signature.outputs]
         if golden

@@ -5,7 +5,9 @@ table against Pillow, and run its C++ rendering; what is rendered for a language
 (Swift) is the same expression, node by node.
 
 The resampling is Pillow's: a separable filter, stretched by the scale where it shrinks, its weights in
-fixed point of 22 bits, rounded to a byte after each of the two passes (first along the rows).
+fixed point of 22 bits, rounded to a byte after each of the two passes. Which pass comes first is a matter
+of the last bit; ``down_first`` is what Pillow 13 was found to do (in 600 of 600 random cases). Earlier
+releases go along the rows first, and may differ by one step of a byte.
 """
 
 from __future__ import annotations
@@ -34,8 +36,8 @@ def formulas(spec: Preprocess) -> dict[str, str]:
     """The expressions that ``spec`` needs, by name; those of other fits and filters are left out.
 
     Whole: ``size`` and ``out`` (pixels of a side before and after), ``i`` (output pixel), ``j`` (input
-    pixel), ``width``, ``height``, ``w``, ``h``, ``value``, ``alpha``, ``covered``, ``r``, ``g``, ``b``,
-    ``total``. All other names are real.
+    pixel), ``width``, ``height``, ``w``, ``h``, ``out_w``, ``out_h``, ``value``, ``alpha``, ``covered``,
+    ``r``, ``g``, ``b``, ``total``. All other names are real.
     """
     found = {
         "half_up": "whole(floor(exact + 0.5))",
@@ -46,6 +48,7 @@ def formulas(spec: Preprocess) -> dict[str, str]:
     }
     if spec.interpolation != "nearest":
         found |= {
+            "down_first": "out_h < h and 2 * (w - out_w) < h - out_h",
             "blur": "max(scale, 1.0)",
             "reach": f"{SUPPORT[spec.interpolation]} * blur",
             "centre": "(real(i) + 0.5) * scale",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgekiln.bundle.app.content import App, facts
+from edgekiln.bundle.app.content import App, facts, proved_with
 from edgekiln.bundle.app.writing import fill
 
 ENGINES = {
@@ -11,11 +11,11 @@ ENGINES = {
     "litert": ("LiteRT", 'numpy "pillow>=10.1" ai-edge-litert', "ai-edge-litert"),
     "tensorrt": ("TensorRT", 'numpy "pillow>=10.1"', "tensorrt"),
 }
-"""By engine: its title, what pip installs (JetPack brings TensorRT), and its name among the artifact's tools."""
+"""By engine: its title, what pip installs (JetPack brings TensorRT), its name among an artifact's tools."""
 
 _NOTES = {
-    "tensorrt": "JetPack brings TensorRT and CUDA. The first start builds this GPU's engine, which takes minutes, and\n"
-    "keeps it in `model/`; later starts load it.",
+    "tensorrt": "JetPack brings TensorRT and CUDA. The first start builds this GPU's engine, which takes\n"
+    "minutes, and keeps it in `model/`; later starts load it.",
 }
 
 
@@ -23,7 +23,6 @@ def render(app: App) -> dict[str, str]:
     """model.py, predict.py, selftest.py, README.md; preprocess.py where the model takes pictures."""
     values = facts(app)
     title, packages, tool = ENGINES[app.artifact.engine]
-    version = app.artifact.tools.get(tool)
     files = {
         "model.py": f"model_{app.artifact.engine}.py.j2",
         "predict.py": "predict.py.j2",
@@ -35,7 +34,7 @@ def render(app: App) -> dict[str, str]:
     values |= {
         "engine_title": title,
         "packages": packages,
-        "version_note": f", proved with version {version}" if version else "",
+        "version_note": proved_with(app.artifact, tool),
         "note": _NOTES.get(app.artifact.engine, ""),
         "nhwc": sorted(
             name.removeprefix("layout.")

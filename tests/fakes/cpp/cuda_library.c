@@ -8,6 +8,8 @@ int cudaStreamSynchronize(void *stream) { return stream == NULL; }
 int cudaStreamDestroy(void *stream) { return free(stream), 0; }
 int cudaMalloc(void **address, size_t size) { return *address = malloc(size), *address == NULL ? 2 : 0; }
 int cudaFree(void *address) { return free(address), 0; }
+int cudaMallocHost(void **address, size_t size) { return cudaMalloc(address, size); }
+int cudaFreeHost(void *address) { return free(address), 0; }
 int cudaMemcpyAsync(void *to, const void *source, size_t size, int kind, void *stream) {
     if (stream == NULL || kind < 1 || kind > 2) return 1;
     return memcpy(to, source, size), 0;
