@@ -20,15 +20,37 @@ PRECISIONS = {"f32": "f32", "bf16": "bf16", "f16": "f16"}
 
 
 class _Request:
-    """One inference request, used again and again. Outputs are copies: a later call leaves them alone."""
+    """One inference request, used again and again. Outputs are copies: a later call leaves them alone.
+
+    Of a flexible artifact every size within the bounds of its inputs runs; memory grows to the largest seen.
+    """
 
     def __init__(self, compiled: Any) -> None:
         self._request = compiled.create_infer_request()
+        self._inputs = {name: port for port in compiled.inputs for name in port.names}
         self._outputs = [(port.get_any_name(), port) for port in compiled.outputs]
 
     def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        results = self._request.infer(dict(inputs), share_inputs=False, share_outputs=False)
+        try:
+            results = self._request.infer(dict(inputs), share_inputs=False, share_outputs=False)
+        except RuntimeError as error:
+            self._check_shapes(inputs)
+            why = str(error).strip().splitlines()[-1]
+            cure = "Check the inputs' names and types, or report the graph"
+            raise BadInput("running with OpenVINO", ", ".join(inputs), why, cure) from error
         return {name: results[port] for name, port in self._outputs}
+
+    def _check_shapes(self, inputs: Arrays) -> None:
+        """Raise BadInput for an input that the model's own bounds leave out."""
+        from openvino import PartialShape
+
+        for name, array in inputs.items():
+            port = self._inputs.get(name)
+            if port is not None and not port.partial_shape.compatible(PartialShape(list(array.shape))):
+                why = f"the shape {array.shape} is outside {port.partial_shape}"
+                raise BadInput(
+                    "running with OpenVINO", name, why, "Give a size that the artifact was made for"
+                )
 
     def close(self) -> None:
         self._request = None
