@@ -46,7 +46,7 @@ def graph(height: int | str = "h", width: int | str = "w") -> onnx.ModelProto:
 
 
 def photographs(into: Path, count: int, labelled: bool = False) -> Path:
-    """``count`` odd-sized parts of scikit-learn's two photographs, in class folders where ``labelled``."""
+    """``count`` odd-sized parts of scikit-learn's two photographs, in folders of class numbers where ``labelled``."""
     from sklearn.datasets import load_sample_images
 
     rng = np.random.default_rng(len(into.name))
@@ -54,7 +54,7 @@ def photographs(into: Path, count: int, labelled: bool = False) -> Path:
     for number in range(count):
         top, left = rng.integers(0, 200, 2)
         part = images[number % 2][top : top + 90 + number, left : left + 120]
-        folder = into / f"class{number % CLASSES}" if labelled else into
+        folder = into / str(number % CLASSES) if labelled else into
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(part).save(folder / f"{number:02d}.png")
     return into
