@@ -46,7 +46,7 @@ def graph(height: int | str = "h", width: int | str = "w") -> onnx.ModelProto:
 
 
 def photographs(into: Path, count: int, labelled: bool = False) -> Path:
-    """``count`` odd-sized parts of scikit-learn's two photographs, in folders of class numbers where ``labelled``."""
+    """``count`` odd-sized parts of scikit-learn's two photographs; ``labelled``: in folders by class."""
     from sklearn.datasets import load_sample_images
 
     rng = np.random.default_rng(len(into.name))

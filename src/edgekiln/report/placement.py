@@ -86,7 +86,15 @@ def kind_of(artifact: Artifact) -> str:
     return "one flexible file" if artifact.flexible else "a file per size"
 
 
-def sized(candidates: Sequence[Candidate]) -> tuple[tuple[str, ...], tuple[Sized, ...]]:
+@dataclass(frozen=True)
+class Column:
+    """One size as a column: ``how`` is the evidence class that all its figures share, else None."""
+
+    size: str
+    how: How | None
+
+
+def sized(candidates: Sequence[Candidate]) -> tuple[tuple[Column, ...], tuple[Sized, ...]]:
     """The sizes, and each artifact of several sizes with its quality at every one of them."""
     several = [c for c in candidates if c.proof.artifact.resolutions]
     if not several:
@@ -104,7 +112,8 @@ def sized(candidates: Sequence[Candidate]) -> tuple[tuple[str, ...], tuple[Sized
         )
         for c in several
     )
-    return names, rows
+    hows = [figures.common_how([c for row in rows for c in row.cells[i]]) for i in range(len(names))]
+    return tuple(Column(size, how) for size, how in zip(names, hows, strict=True)), rows
 
 
 def at_size(proof: Proof, key: str, size: str) -> Cell:
@@ -115,10 +124,10 @@ def at_size(proof: Proof, key: str, size: str) -> Cell:
     return figures.from_evidence(COLUMNS[key], found)
 
 
-def worst(proof: Proof, key: str) -> tuple[Cell, str]:
+def worst(proof: Proof, key: str, by_interval: bool = False) -> tuple[Cell, str]:
     """The figure that decides of all sizes and its size ("" for the base): a missing one, else the worst.
 
-    Worst is by the end of the 95 % interval that lies nearer the limit, where there is one.
+    ``by_interval`` compares the ends of the 95 % intervals that lie nearer the limit: what proof asks.
     """
     sizes = ("", *sizes_of(proof.artifact)[1:]) if key in figures.QUALITY else ("",)
     cells = [(figures.cell(proof, key) if not s else at_size(proof, key, s), s) for s in sizes]
@@ -128,6 +137,7 @@ def worst(proof: Proof, key: str) -> tuple[Cell, str]:
         cell = item[0]
         if cell.value is None:
             return float("-inf")
-        return min(better * v for v in (cell.bounds or (cell.value,)))
+        ends = cell.bounds if by_interval and cell.bounds else (cell.value,)
+        return min(better * v for v in ends)
 
     return min(cells, key=worth)

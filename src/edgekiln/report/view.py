@@ -159,7 +159,7 @@ def judge(budget: Budget, choice: Choice, found: Sequence[Candidate]) -> tuple[V
         if chosen is None:
             verdicts.append(_judge_none(constraint, found))
             continue
-        cell, size = worst(chosen.proof, column.key)
+        cell, size = worst(chosen.proof, column.key, by_interval=column.key in named)
         at = f" at {size}" if size else ""
         if cell.value is None:
             verdicts.append(Verdict(constraint, "unproven", f"{cell.reason}{at}"))
