@@ -49,10 +49,14 @@ def proof(name, samples=(), intervals=None, **figures):
         figures.setdefault("latency_p50_ms", float(np.median(samples)))
         figures.setdefault("latency_p95_ms", float(np.quantile(samples, 0.95)))
     evidence = tuple(
-        Evidence(what=k, unit=UNITS[k], value=None, reason="not known")
+        Evidence(what=k, unit=UNITS[k.partition("@")[0]], value=None, reason="not known")
         if v is None
         else Evidence(
-            what=k, unit=UNITS[k], value=float(v), how="measured", interval=(intervals or {}).get(k)
+            what=k,
+            unit=UNITS[k.partition("@")[0]],
+            value=float(v),
+            how="measured",
+            interval=(intervals or {}).get(k),
         )
         for k, v in figures.items()
     )
@@ -436,3 +440,46 @@ def test_a_choice_survives_json():
     ]
     choice = choose("d", proofs, Budget())
     assert msgspec.json.decode(msgspec.json.encode(choice), type=type(choice)) == choice
+
+
+# ---------------------------------------------------------------- several input sizes
+
+
+@pytest.mark.parametrize(
+    ("figure", "budget", "good", "bad", "words"),
+    [
+        ("accuracy_drop", Budget(accuracy_drop=0.01), 0.0, 0.2, "accuracy drop at 320x416 0.2 > 0.01"),
+        ("agreement", Budget(accuracy_drop=0.05), 1.0, 0.4, "agreement with float at 320x416 0.4 < 0.95"),
+        ("sqnr_db", Budget(), 40.0, 7.0, "SQNR at 320x416 7 dB < 20 dB"),
+    ],
+)
+def test_what_fails_at_any_size_is_never_chosen_however_fast(figure, budget, good, bad, words):
+    at = f"{figure}@320x416"
+    proofs = [
+        proof("slow", steady(9), **{figure: good, at: good, "size_bytes": 4e6}),
+        proof("fast", steady(1), **{figure: good, at: bad, "size_bytes": 1e6}),
+    ]
+    choice = choose("d", proofs, budget)
+    assert choice.artifact_id == "slow"
+    assert words in reason(choice, "fast")
+    alone = choose("d", proofs[1:], budget)
+    assert alone.status == "none"
+
+
+def test_a_size_without_a_figure_leaves_the_constraint_unproven_once():
+    figures = {"agreement": 1.0, "agreement@96x96": None, "agreement@128x128": None}
+    choice = choose("d", [proof("only", steady(2), **figures)], Budget(agreement=0.9))
+    assert (choice.status, choice.unproven) == ("unproven", ("agreement",))
+
+
+def test_an_interval_that_reaches_past_the_limit_at_another_size_leaves_it_unproven():
+    figures = {"agreement": 1.0, "agreement@96x96": 0.95}
+    spread = {"agreement": (0.97, 1.0), "agreement@96x96": (0.8, 0.99)}
+    choice = choose("d", [proof("only", steady(2), spread, **figures)], Budget(agreement=0.9))
+    assert (choice.status, choice.unproven) == ("unproven", ("agreement",))
+
+
+def test_latency_and_size_are_asked_once_whatever_the_sizes():
+    proofs = [proof("only", steady(2), **{"sqnr_db": 50, "sqnr_db@96x96": 50, "size_bytes": 1e6})]
+    found = constraints(Budget(latency_p95_ms=5, size_bytes=10**7), proofs)
+    assert [c.figure for c in found] == ["sqnr_db", "sqnr_db@96x96", "latency_p95_ms", "size_bytes"]

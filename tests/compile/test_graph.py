@@ -377,3 +377,73 @@ def test_outputs_that_are_no_floats_are_compared_too(tmp_path):
 
     _, report = _checked("fake", edited(shift), model, [Known(probe, _run(model, probe, "m"))])
     assert "output 'mask' moved" in report.note
+
+
+# ---------------------------------------------------------------- several sizes
+
+
+def any_size(path: Path) -> Path:
+    from fakes import sized
+
+    onnx.save(sized.graph(), path)
+    return path
+
+
+def at(height, width):
+    return {"x": np.random.default_rng(height).standard_normal((1, 3, height, width)).astype("f4")}
+
+
+def test_height_and_width_stay_symbolic_where_they_are_named(tmp_path):
+    shapes = {"x": (1, 3, "height", "width")}
+    reports = optimise(any_size(tmp_path / "m.onnx"), shapes, at(32, 32), tmp_path / "o.onnx", [at(48, 64)])
+    made = onnx.load(tmp_path / "o.onnx")
+    dims = made.graph.input[0].type.tensor_type.shape.dim
+    assert [d.dim_param or d.dim_value for d in dims] == [1, 3, "height", "width"]
+    assert reports[0].note == "x: 1x3xhxw → 1x3xheightxwidth"
+    for size in ((32, 32), (48, 64), (96, 33)):
+        before, after = (_run(onnx.load(tmp_path / n), at(*size), n)["y"] for n in ("m.onnx", "o.onnx"))
+        assert np.allclose(before, after, atol=1e-5)
+
+
+def test_a_pass_that_bakes_one_size_in_is_undone(tmp_path):
+    """The average as the sum over one size's pixels: right at that size alone."""
+    model = onnx.load(any_size(tmp_path / "m.onnx"))
+    known = [Known(probe, _run(model, probe, "m")) for probe in (at(32, 32), at(48, 64))]
+
+    def bake(copy):
+        pool = next(n for n in copy.graph.node if n.op_type == "GlobalAveragePool")
+        axes = numpy_helper.from_array(np.int64([2, 3]), "axes")
+        share = numpy_helper.from_array(np.float32([1 / 64]), "share")
+        copy.graph.initializer.extend([axes, share])
+        total = helper.make_node("ReduceSum", [pool.input[0], "axes"], ["total"], keepdims=1)
+        scaled = helper.make_node("Mul", ["total", "share"], [pool.output[0]])
+        place = list(copy.graph.node).index(pool)
+        nodes = [*copy.graph.node[:place], total, scaled, *copy.graph.node[place + 1 :]]
+        del copy.graph.node[:]
+        copy.graph.node.extend(nodes)
+
+    _, alone = _checked("bake", edited(bake), model, known[:1])
+    assert alone.outcome == "kept"
+    kept, report = _checked("bake", edited(bake), model, known)
+    assert report.outcome == "undone"
+    assert kept is model
+    assert report.parity_max_error > 0.01
+
+
+def test_a_size_that_the_graph_refuses_is_named_with_the_cure(tmp_path):
+    model = onnx.load(any_size(tmp_path / "m.onnx"))
+    pool = next(n for n in model.graph.node if n.op_type == "GlobalAveragePool")
+    model.graph.node.remove(pool)
+    model.graph.node[4].input[0] = pool.input[0]  # what is flattened is now all pixels: one size fits
+    weight = next(i for i in model.graph.initializer if i.name == "m")
+    weight.CopyFrom(numpy_helper.from_array(np.ones((10, 16 * 8 * 8), np.float32), "m"))
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(BadInput, match="running the model at x 1x3x48x64") as caught:
+        optimise(
+            tmp_path / "m.onnx",
+            {"x": (1, 3, "height", "width")},
+            at(32, 32),
+            tmp_path / "o.onnx",
+            [at(48, 64)],
+        )
+    assert "flattens" in caught.value.cure

@@ -208,12 +208,13 @@ def test_the_parsers_own_answer_says_which_nodes_it_takes(net: Path, symmetric: 
 @needs_rtx
 def test_a_node_that_the_parser_does_not_take_is_counted_by_type(net: Path, tmp_path: Path) -> None:
     model = onnx.load(net)
-    model.graph.node.append(helper.make_node("Det", ["image"], ["determinant"], name="odd"))
-    model.graph.output.append(helper.make_tensor_value_info("determinant", TensorProto.FLOAT, [1, 3]))
+    middle = model.graph.node[5]
+    middle.op_type, middle.domain = "Unheard", "made.up"
+    model.opset_import.append(helper.make_opsetid("made.up", 1))
     onnx.save(model, tmp_path / "model.onnx")
     found = trt_check._placed(tensorrt_rtx, tmp_path)
-    assert found["fallback"] == {"Det": 1}
-    assert found["taken"] == found["operators"] - 1
+    assert found["fallback"] == {"Unheard": 1}
+    assert (found["taken"], found["partitions"]) == (found["operators"] - 1, 2)
 
 
 @needs_rtx

@@ -16,10 +16,13 @@ from edgekiln.records import (
     Decision,
     Failure,
     FileEntry,
+    How,
     Loser,
     PassReport,
+    Placement,
     Proof,
     Rejected,
+    Resolution,
     Signature,
     TensorSpec,
 )
@@ -99,6 +102,9 @@ def hostile(text: str) -> Build:
     made = msgspec.structs.replace(
         proofs[0].artifact, id=text, target=text, recipe=text, options={text: text}, tools={text: text},
         precisions={text: 1}, checks=(Check(name=text, passed=False, detail=text),),
+        placement=(Placement(provider=text, how="measured", operators=2, taken=1, fallback={text: 1},
+                             detail=text),),
+        resolutions=(Resolution(height=1, width=1, entry=text), Resolution(height=2, width=2, entry=text)),
         passes=(PassReport(name=text, outcome="kept", seconds=1, nodes_before=1, nodes_after=2, note=text,
                            ops_after={text: 3}),),
     )  # fmt: skip
@@ -128,3 +134,50 @@ def hostile(text: str) -> Build:
         calibration=dataset(text, 2, False, [Rejected(path=text, reason=text)]),
         decision=Decision(model=text, budget=build.decision.budget, choices=choices),
     )  # fmt: skip
+
+
+SIZES = ((224, 224), (320, 320), (320, 416))
+PLACED = {
+    "openvino": Placement(
+        provider="OpenVINO CPU", how="measured", operators=98, taken=98, partitions=1, detail="the CPU plugin"
+    ),
+    "tensorrt": Placement(
+        provider="TensorRT (GPU)",
+        how="emulated",
+        operators=98,
+        taken=91,
+        partitions=4,
+        fallback={"Resize": 5, "NonMaxSuppression": 2},
+        detail="the parser of TensorRT-RTX",
+    ),
+}
+NOT_ASKED = Placement(provider="NNAPI", how="emulated", detail="the checker was not installed")
+
+
+def several_sizes(drop: float = 0.006) -> Build:
+    """The whole build for three sizes: OpenVINO flexible, the others a file per size, worst at 320x416."""
+    whole = make_build()
+    proofs = []
+    for one in whole.proofs:
+        made = one.artifact
+        flexible = made.target == "openvino"
+        entries = [made.entry if flexible else f"{h}x{w}/{made.entry}" for h, w in SIZES]
+        artifact = msgspec.structs.replace(
+            made,
+            placement=(PLACED.get(made.target, NOT_ASKED),),
+            resolutions=tuple(
+                Resolution(height=h, width=w, entry=e) for (h, w), e in zip(SIZES, entries, strict=True)
+            ),
+        )
+        how: How = "measured" if one.device == "host" else "emulated"
+        more = [
+            figure(f"{what}@{at}", unit, value, how, n=400)
+            for at, lost, agreed in (("320x320", 0.001, 0.95), ("320x416", drop, 0.71))
+            for what, unit, value in (
+                ("accuracy_drop", "fraction", lost),
+                ("agreement", "fraction", agreed),
+                ("sqnr_db", "dB", 12.5),
+            )
+        ]
+        proofs.append(msgspec.structs.replace(one, artifact=artifact, evidence=(*one.evidence, *more)))
+    return msgspec.structs.replace(whole, proofs=tuple(proofs))

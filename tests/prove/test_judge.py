@@ -12,8 +12,18 @@ from hypothesis import strategies as st
 from edgekiln.engines import ENGINES, open_engine
 from edgekiln.errors import BadInput, ConversionFailed
 from edgekiln.prove import golden
-from edgekiln.prove.judge import GOLDEN_SAMPLES, Judged, Kept, judge, reference, sample_warning
-from edgekiln.records import Artifact
+from edgekiln.prove.judge import (
+    GOLDEN_SAMPLES,
+    Bound,
+    Judged,
+    Kept,
+    judge,
+    judge_at,
+    reference,
+    sample_warning,
+    spread,
+)
+from edgekiln.records import Artifact, Resolution
 
 
 def arrays(n, size=4):
@@ -273,3 +283,100 @@ def test_too_few_labels_for_the_bound_are_told_once(engine, tmp_path):
 def test_a_judgement_survives_the_cache(engine, tmp_path):
     judged = judge(ARTIFACT, Path(), against(), 1, "here", tmp_path)
     assert msgspec.json.decode(msgspec.json.encode(judged), type=Judged) == judged
+
+
+# ---------------------------------------------------------------- a proof engine that is slow
+
+
+@given(n=st.integers(0, 300), most=st.integers(1, 40))
+def test_the_samples_of_a_bound_are_spread_evenly_over_all(n, most):
+    found = sorted(spread(n, most))
+    assert len(found) == min(n, most)
+    assert spread(n, None) == set(range(n))
+    gaps = np.diff(found) if len(found) > 1 else np.array([1])
+    assert gaps.max() - gaps.min() <= 1
+    if n > most:
+        assert found[0] == 0
+        assert found[-1] >= n - 1 - n // most
+
+
+def test_a_bound_limits_both_data_sets_and_is_told_beside_every_figure(engine, tmp_path):
+    compared = against(holdout=range(1, 11), evaluation=range(11, 31), labels=(2,) * 20)
+    bound = Bound(4, "the simulator is slow")
+    found = figures(judge(ARTIFACT, Path(), compared, 1, "here", tmp_path, bound))
+    assert {found[k].n for k in ("sqnr_db", "agreement", "top1", "accuracy_drop")} == {4}
+    said = "4 of 10 samples, 4 of 20 labelled samples: the simulator is slow"
+    assert {e.environment["samples_bounded"] for e in found.values()} == {said}
+
+
+def test_a_bound_that_leaves_nothing_out_is_not_told(engine, tmp_path):
+    found = figures(judge(ARTIFACT, Path(), against(), 1, "here", tmp_path, Bound(8, "it is slow")))
+    assert not [e for e in found.values() if "samples_bounded" in e.environment]
+    plain = figures(judge(ARTIFACT, Path(), against(), 1, "here", tmp_path))
+    assert found["sqnr_db"].n == plain["sqnr_db"].n == 3
+
+
+def test_the_accuracy_of_a_part_is_compared_with_the_float_model_on_that_part(engine, tmp_path):
+    """The float model is right on every sample but the four that the bound chooses."""
+    chosen = spread(20, 4)
+    labels = tuple(0 if i in chosen else 2 for i in range(20))
+    compared = against(evaluation=range(11, 31), labels=labels)
+    judged = judge(ARTIFACT, Path(), compared, 1, "here", tmp_path, Bound(4, "it is slow"))
+    found = figures(judged)
+    assert found["top1"].value == 0.0
+    assert found["accuracy_drop"].value == 0.0, "against its tally over all samples this would be 0.8"
+    assert judged.top1 == judged.float_top1 == (False,) * 4
+
+
+def test_only_the_chosen_samples_run_through_the_slow_engine(engine, tmp_path):
+    calls = []
+    runs = engine.__class__.__call__
+
+    class Counted(Engine):
+        def __call__(self, inputs):
+            calls.append(1)
+            return runs(self, inputs)
+
+    sys.modules["judge_fake_engine"] = Counted()
+    compared = against(holdout=range(1, 11), evaluation=range(11, 31), labels=(2,) * 20)
+    judge(ARTIFACT, Path(), compared, 1, "here", tmp_path, Bound(4, "it is slow"))
+    assert len(calls) == 4 + 4 + GOLDEN_SAMPLES
+
+
+def test_the_warning_of_too_few_labels_is_of_the_artifact_that_saw_the_most(engine, tmp_path):
+    compared = against(evaluation=range(11, 31), labels=(2,) * 20)
+    few = judge(ARTIFACT, Path(), compared, 1, "here", tmp_path / "a", Bound(4, "it is slow"))
+    every = judge(ARTIFACT, Path(), compared, 1, "here", tmp_path / "b")
+    assert sample_warning([few, every], compared, 0.01).startswith("20 labelled samples")
+    assert sample_warning([few], compared, 0.01).startswith("4 labelled samples")
+
+
+# ---------------------------------------------------------------- at another size
+
+
+SIZED = msgspec.structs.replace(
+    ARTIFACT,
+    resolutions=(Resolution(height=1, width=3, entry="m"), Resolution(height=2, width=3, entry="m")),
+)
+
+
+def test_the_figures_of_another_size_bear_its_name_and_are_of_its_own_samples(engine, tmp_path):
+    compared = against(holdout=(4, 5), evaluation=(7, 8, 9), labels=(2, 2, 0))
+    base = figures(judge(SIZED, Path(), against(), 1, "here", tmp_path))
+    found = {e.what: e for e in judge_at((2, 3), SIZED, Path(), compared, 1, "here")}
+    assert set(found) == {f"{what}@2x3" for what in base}
+    assert (found["sqnr_db@2x3"].n, base["sqnr_db"].n) == (2, 3)
+    assert found["top1@2x3"].value == pytest.approx(2 / 3)
+    assert engine.closed == 2
+
+
+def test_nan_at_another_size_is_a_failed_conversion(engine, tmp_path):
+    engine.bad = {5}
+    with pytest.raises(ConversionFailed, match="NaN"):
+        judge_at((2, 3), SIZED, Path(), against(holdout=(4, 5)), 1, "here")
+    assert engine.closed == 1
+
+
+def test_a_size_that_the_artifact_lacks_is_bad_input(engine, tmp_path):
+    with pytest.raises(BadInput, match="takes 1x3, 2x3"):
+        judge_at((9, 9), SIZED, Path(), against(), 1, "here")

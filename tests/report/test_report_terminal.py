@@ -11,7 +11,7 @@ from rich.console import Console
 from edgekiln.records import Build
 from edgekiln.report.terminal import decision_table, print_build
 from fakes.build_record import make_build
-from fakes.odd_builds import bare, hostile, many, no_artifact
+from fakes.odd_builds import bare, hostile, many, no_artifact, several_sizes
 
 BUILDS = {
     "whole": make_build,
@@ -20,6 +20,7 @@ BUILDS = {
     "long names": lambda: many(2, name="int8-static-" + "verylong" * 20),
     "one sample": lambda: many(1, n=1),
     "no latency": lambda: many(3, p50=None),
+    "several sizes": several_sizes,
 }
 
 

@@ -72,7 +72,7 @@ def at_size(artifact: Artifact, folder: Path, size: tuple[int, int] | None) -> t
         return artifact, folder
     entry = artifact.entry if size is None else sizes[size]
     inner, _, own = entry.partition("/")
-    if not own:
+    if not inner or not own:
         why = "an artifact of one file per size keeps each in a folder of its own"
         raise BadInput("opening", entry, why, "Fetch the bundle again; it is damaged")
     every = {f"{h}x{w}/" for h, w in sizes}
@@ -85,7 +85,9 @@ def at_size(artifact: Artifact, folder: Path, size: tuple[int, int] | None) -> t
         if f.path.startswith(prefix)
     )
     one = msgspec.structs.replace(artifact, entry=own, files=files, options=plain | special, resolutions=())
-    return one, inside(folder, inner, "opening")
+    where = inside(folder, inner, "opening")
+    inside(where, own, "opening")
+    return one, where
 
 
 __all__ = ["ENGINES", "Arrays", "Runner", "at_size", "open_engine"]

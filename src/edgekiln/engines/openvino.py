@@ -21,18 +21,46 @@ PRECISIONS = {"f32": "f32", "bf16": "bf16", "f16": "f16"}
 
 
 class _Request:
-    """One inference request, used again and again. Outputs are copies: a later call leaves them alone."""
+    """One inference request, used again and again. Outputs are copies: a later call leaves them alone.
+
+    Of a flexible artifact every size within the bounds of its inputs runs; memory grows to the largest seen.
+    """
 
     def __init__(self, compiled: Any, names: Sequence[str]) -> None:
         self._request = compiled.create_infer_request()
+        # OpenVINO itself lets some shapes beyond a bound through; static inputs it checks.
+        self._bounds = {port.get_any_name(): _bounds(port) for port in compiled.inputs if _is_open(port)}
         self._outputs = list(zip(names, compiled.outputs, strict=True))
 
     def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        for name, bounds in self._bounds.items():
+            if name in inputs:
+                _check_shape(name, inputs[name].shape, bounds)
         results = self._request.infer(dict(inputs), share_inputs=False, share_outputs=False)
         return {name: results[port] for name, port in self._outputs}
 
     def close(self) -> None:
         self._request = None
+
+
+def _is_open(port: Any) -> bool:
+    return bool(port.partial_shape.is_dynamic) and bool(port.partial_shape.rank.is_static)
+
+
+def _bounds(port: Any) -> list[tuple[int, int]]:
+    """Least and greatest size of each axis; -1 where there is no greatest."""
+    return [(dim.get_min_length(), dim.get_max_length()) for dim in port.partial_shape]
+
+
+def _check_shape(name: str, shape: tuple[int, ...], bounds: list[tuple[int, int]]) -> None:
+    """Raise BadInput for a shape that the model's bounds leave out."""
+    fits = len(shape) == len(bounds) and all(
+        low <= n and (high < 0 or n <= high) for n, (low, high) in zip(shape, bounds, strict=True)
+    )
+    if not fits:
+        allowed = "x".join(str(a) if a == b else f"{a}..{b}" if b >= 0 else f"{a} or more" for a, b in bounds)
+        why = f"the shape {shape} is outside {allowed}"
+        raise BadInput("running with OpenVINO", name, why, "Give a size that the artifact was made for")
 
 
 def open(artifact: Artifact, folder: Path, threads: int) -> _Request:

@@ -8,7 +8,7 @@ from importlib import resources
 from typing import Any
 
 from edgekiln.records import Build
-from edgekiln.report import charts, figures, numbers, view
+from edgekiln.report import charts, figures, numbers, placement, view
 
 
 def render(build: Build) -> str:
@@ -72,6 +72,8 @@ def _context(build: Build) -> dict[str, Any]:
             ("Evaluation", build.evaluation, "Gives the accuracy."),
             ("Holdout", build.holdout, "Gives the agreement with the original model."),
         ),
+        "placements": [(d, placement.grouped(d.candidates)) for d in shown],
+        "sizes": [(d, *placement.sized(d.candidates)) for d in shown],
         "any_checks": any(c.proof.artifact.checks for d in shown for c in d.candidates),
         "long_title": figures.long_title,
         "latency": figures.LATENCY,

@@ -14,6 +14,7 @@ from rich.text import Text
 from edgekiln.records import Build
 from edgekiln.report import numbers, view
 from edgekiln.report.figures import LATENCY, Cell, long_title
+from edgekiln.report.placement import kind_of, placed, sizes_of, worst
 from edgekiln.report.view import Device
 
 _STYLE = {"proven": "green", "unproven": "yellow", "none": "red"}
@@ -121,6 +122,8 @@ def print_build(build: Build, console: Console, out_dir: Path) -> None:
     console.print(decision_table(build, console.width))
     console.print()
     devices = view.devices(build)
+    _placement(console, devices)
+    _list(console, "Input sizes", "cyan", [_sizes(d) for d in devices if d.chosen and _several(d)])
     _list(console, "Warnings", "yellow", [_text(w) for w in (*build.warnings, *build.model.warnings)])
     _list(console, "Not proven", "yellow", [line for d in devices for line in _unproven(d)])
     _list(console, "Not known", "yellow", [line for d in devices for line in _unknown(d)])
@@ -133,6 +136,49 @@ def print_build(build: Build, console: Console, out_dir: Path) -> None:
         )
         console.print()
     _paths(build, console, out_dir)
+
+
+def _placement(console: Console, devices: Sequence[Device]) -> None:
+    """A row per provider of each chosen artifact; what is not known says why in its place."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False, header_style="bold")
+    table.add_column("Placement", overflow="fold", min_width=14)
+    table.add_column("Provider", overflow="fold", min_width=8)
+    table.add_column("Taken", justify="right", no_wrap=True)
+    table.add_column("Parts", justify="right", no_wrap=True)
+    table.add_column("Falls back", overflow="fold", min_width=10)
+    table.add_column("How", no_wrap=True)
+    for device in devices:
+        for row in placed(device.chosen.proof) if device.chosen else ():
+            known = row.share is not None
+            table.add_row(
+                _text(device.choice.device, "bold"),
+                _text(row.provider),
+                row.taken,
+                row.partitions,
+                _text(row.fallback if known else row.detail, "yellow" if row.fallback != "none" else "dim"),
+                Text(row.how if known else numbers.MISSING, "dim"),
+            )
+    if table.row_count:
+        console.print(table)
+        console.print()
+
+
+def _several(device: Device) -> bool:
+    return bool(device.chosen and device.chosen.proof.artifact.resolutions)
+
+
+def _sizes(device: Device) -> Text:
+    """The sizes of the chosen artifact, how they are made, and the size at which it is worst."""
+    assert device.chosen is not None
+    proof = device.chosen.proof
+    told = f"{kind_of(proof.artifact)} for {', '.join(sizes_of(proof.artifact))}"
+    for key in ("accuracy_drop", "agreement", "sqnr_db"):
+        cell, size = worst(proof, key)
+        if cell.value is not None:
+            told += f"; worst {long_title(cell.column).lower()} {cell.text} {cell.column.unit}"
+            told += f" at {size or sizes_of(proof.artifact)[0]}"
+            break
+    return Text.assemble((numbers.plain(device.choice.device), "bold"), f"  {numbers.plain(told)}")
 
 
 def _unproven(device: Device) -> list[Text]:

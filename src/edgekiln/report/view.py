@@ -9,6 +9,7 @@ from edgekiln.records import Budget, Build, Choice, How, Loser, Proof
 from edgekiln.report import figures, numbers, plots
 from edgekiln.report.charts import Role
 from edgekiln.report.figures import COLUMNS, Cell, Column, Constraint, common_how
+from edgekiln.report.placement import worst
 from edgekiln.report.plots import Candidate
 
 STATUS = {
@@ -147,7 +148,8 @@ def columns(cells: Sequence[dict[str, Cell]]) -> tuple[Column, ...]:
 def judge(budget: Budget, choice: Choice, found: Sequence[Candidate]) -> tuple[Verdict, ...]:
     """Each constraint against the chosen artifact's figure, or against the best figure where none was chosen.
 
-    A constraint that the decision calls unproven stays so, whatever figure there is.
+    A constraint that the decision calls unproven stays so, whatever figure there is. Of several input sizes
+    the one with the worst figure is judged, and named.
     """
     chosen = next((c for c in found if c.role == "chosen"), None)
     named = {u.split(":")[0].strip() for u in choice.unproven}
@@ -157,12 +159,13 @@ def judge(budget: Budget, choice: Choice, found: Sequence[Candidate]) -> tuple[V
         if chosen is None:
             verdicts.append(_judge_none(constraint, found))
             continue
-        cell = chosen.cells[column.key]
+        cell, size = worst(chosen.proof, column.key, by_interval=column.key in named)
+        at = f" at {size}" if size else ""
         if cell.value is None:
-            verdicts.append(Verdict(constraint, "unproven", cell.reason))
+            verdicts.append(Verdict(constraint, "unproven", f"{cell.reason}{at}"))
             continue
         state = "unproven" if column.key in named else "met" if constraint.holds(cell.value) else "broken"
-        detail = f"{cell.text} {column.unit}"
+        detail = f"{cell.text} {column.unit}{at}"
         if state == "unproven":
             many = f" (n = {cell.n:,})" if cell.n else ""
             reach = f", but its 95 % interval, {cell.interval}{many}, reaches past the limit"

@@ -110,7 +110,7 @@ TARGETS = {
         _row(
             "openvino",
             ("fp32", "fp16", "bf16", "int8-nncf-performance", "int8-nncf-mixed"),
-            per=("arch",),
+            per=("arch", "features"),
             flexible=True,
         ),
         _row(
