@@ -1,4 +1,4 @@
-"""QNN artifacts, judged by Qualcomm's own compiler and HTP simulator: placement, contexts, the table of chips."""
+"""QNN artifacts, judged by the real compiler and simulator: placement, contexts, the table of chips."""
 
 from __future__ import annotations
 
