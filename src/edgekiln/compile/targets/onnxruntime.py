@@ -75,12 +75,19 @@ def convert(order: Conversion, into: Path) -> Artifact:
     except NotRunnableHere as error:
         cure = "Choose another recipe, or report the graph"
         raise ConversionFailed(doing, variant.path, error.why, cure) from error
-    graph, plain = (model, None) if shipped is None else (shipped, model)
-    found = available(device, flexible=bool(order.sizes))
-    placement = rows(device, found, into / entry, graph, plain)
+    return _placed(order, artifact, into, shipped)
+
+
+def _placed(order: Conversion, artifact: Artifact, into: Path, shipped: ModelProto | None) -> Artifact:
+    """The artifact with its placement rows, and providers.json where there is a choice."""
+    found = available(order.device, flexible=bool(order.sizes))
+    handed = ort_mobile.optimised(order.graph("placing"), fused=False)
+    graph, plain = (handed, None) if shipped is None else (shipped, handed)
+    placement = rows(order.device, found, into / artifact.entry, graph, plain)
+    options = artifact.options
     if len(found) > 1:
-        files.write_json(into / FILE, Providers(entry=entry, ranked=ranked(found, placement)))
-        options["providers"] = FILE
+        files.write_json(into / FILE, Providers(entry=artifact.entry, ranked=ranked(found, placement)))
+        options = options | {"providers": FILE}
     return msgspec.structs.replace(artifact, placement=placement, options=options, files=files.entries(into))
 
 

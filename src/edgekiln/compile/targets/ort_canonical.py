@@ -14,7 +14,9 @@ TypeString: TypeAlias = tuple[bytes, tuple[Argument, ...]]
 Operator: TypeAlias = tuple[bytes, tuple[TypeString, ...]]
 """An operator's id, and for each of its type strings the arguments (kind, index) that bear that type."""
 
-_ALIGNMENT = 16
+_ALIGNMENT = 64
+"""Alignment counts from the end of a FlatBuffer; a length that is a multiple of this keeps any it had."""
+
 _IDENTIFIER = b"ORTM"
 
 
@@ -22,15 +24,13 @@ def canonical(data: bytes) -> bytes:
     """``data`` with its operator types sorted. Raises ValueError where it is no such file."""
     import flatbuffers
     import onnxruntime.tools.ort_format_model  # noqa: F401  (it makes the next import possible)
-    from ort_flatbuffers_py.fbs import InferenceSession as root
+    from ort_flatbuffers_py.fbs import InferenceSession
 
     if data[4:8] != _IDENTIFIER:
         raise ValueError("this is no file in ONNX Runtime's mobile format")
-    session = root.InferenceSession.GetRootAs(data, 0)
+    session = InferenceSession.InferenceSession.GetRootAs(data, 0)
     model = session.Model()._tab
     start = min(model.Pos, model.Pos - _soffset(data, model.Pos))
-    if len(data) % _ALIGNMENT:
-        raise ValueError("the file's length is not a multiple of its alignment")
     builder = flatbuffers.Builder(1 << 20)
     # A FlatBuffer is built from its end: taking over the model's bytes resumes the build behind it.
     tail = data[start:]
@@ -40,11 +40,11 @@ def canonical(data: bytes) -> bytes:
     builder.minalign = _ALIGNMENT
     table = _write(builder, operators(session.KernelTypeStrResolver()))
     version = builder.CreateString(session.OrtVersion())
-    root.Start(builder)
-    root.AddOrtVersion(builder, version)
-    root.AddModel(builder, len(data) - model.Pos)
-    root.AddKernelTypeStrResolver(builder, table)
-    builder.Finish(root.End(builder), file_identifier=_IDENTIFIER)
+    InferenceSession.Start(builder)
+    InferenceSession.AddOrtVersion(builder, version)
+    InferenceSession.AddModel(builder, len(data) - model.Pos)
+    InferenceSession.AddKernelTypeStrResolver(builder, table)
+    builder.Finish(InferenceSession.End(builder), file_identifier=_IDENTIFIER)
     return bytes(builder.Output())
 
 
@@ -63,10 +63,12 @@ def operators(table: Any) -> tuple[Operator, ...]:
 
 
 def _write(builder: Any, table: tuple[Operator, ...]) -> int:
-    from ort_flatbuffers_py.fbs import ArgTypeAndIndex as argument
-    from ort_flatbuffers_py.fbs import KernelTypeStrArgsEntry as string
-    from ort_flatbuffers_py.fbs import KernelTypeStrResolver as resolver
-    from ort_flatbuffers_py.fbs import OpIdKernelTypeStrArgsEntry as operator
+    from ort_flatbuffers_py.fbs import (
+        ArgTypeAndIndex,
+        KernelTypeStrArgsEntry,
+        KernelTypeStrResolver,
+        OpIdKernelTypeStrArgsEntry,
+    )
 
     written = []
     for op_id, strings in table:
@@ -74,24 +76,24 @@ def _write(builder: Any, table: tuple[Operator, ...]) -> int:
         for name, arguments in strings:
             places = []
             for kind, index in arguments:
-                argument.Start(builder)
-                argument.AddArgType(builder, kind)
-                argument.AddIndex(builder, index)
-                places.append(argument.End(builder))
+                ArgTypeAndIndex.Start(builder)
+                ArgTypeAndIndex.AddArgType(builder, kind)
+                ArgTypeAndIndex.AddIndex(builder, index)
+                places.append(ArgTypeAndIndex.End(builder))
             held, label = _vector(builder, places), builder.CreateString(name)
-            string.Start(builder)
-            string.AddKernelTypeStr(builder, label)
-            string.AddArgs(builder, held)
-            entries.append(string.End(builder))
+            KernelTypeStrArgsEntry.Start(builder)
+            KernelTypeStrArgsEntry.AddKernelTypeStr(builder, label)
+            KernelTypeStrArgsEntry.AddArgs(builder, held)
+            entries.append(KernelTypeStrArgsEntry.End(builder))
         held, label = _vector(builder, entries), builder.CreateString(op_id)
-        operator.Start(builder)
-        operator.AddOpId(builder, label)
-        operator.AddKernelTypeStrArgs(builder, held)
-        written.append(operator.End(builder))
+        OpIdKernelTypeStrArgsEntry.Start(builder)
+        OpIdKernelTypeStrArgsEntry.AddOpId(builder, label)
+        OpIdKernelTypeStrArgsEntry.AddKernelTypeStrArgs(builder, held)
+        written.append(OpIdKernelTypeStrArgsEntry.End(builder))
     held = _vector(builder, written)
-    resolver.Start(builder)
-    resolver.AddOpKernelTypeStrArgs(builder, held)
-    return int(resolver.End(builder))
+    KernelTypeStrResolver.Start(builder)
+    KernelTypeStrResolver.AddOpKernelTypeStrArgs(builder, held)
+    return int(KernelTypeStrResolver.End(builder))
 
 
 def _vector(builder: Any, offsets: list[int]) -> int:

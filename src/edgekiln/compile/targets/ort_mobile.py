@@ -56,8 +56,9 @@ def _config_writer() -> Callable[..., Any]:
     return writer
 
 
-def optimised(graph: Path) -> ModelProto:
-    """The graph that ``write`` puts into model.ort, as ONNX: the same optimisations, another format.
+def optimised(graph: Path, fused: bool = True) -> ModelProto:
+    """The graph that ``write`` puts into model.ort, as ONNX; or, not ``fused``, the one that a session hands
+    to its providers: constants folded, nothing joined into ONNX Runtime's own operators yet.
 
     It keeps the shapes of all tensors that it shares with ``graph``: nothing else infers those behind
     ONNX Runtime's own operators.
@@ -67,7 +68,7 @@ def optimised(graph: Path) -> ModelProto:
     with tempfile.TemporaryDirectory() as scratch:
         shaped, made = Path(scratch) / "shaped.onnx", Path(scratch) / "model.onnx"
         onnx.save(onnx.shape_inference.infer_shapes(onnx.load(graph)), shaped)
-        _save(shaped, made, "ONNX")
+        _save(shaped, made, "ONNX", fused)
         return onnx.load(made)
 
 
@@ -91,13 +92,15 @@ def leaks(before: ModelProto, after: ModelProto) -> str:
     return ""
 
 
-def _save(graph: Path, into: Path, kind: str) -> None:
+def _save(graph: Path, into: Path, kind: str, fused: bool = True) -> None:
     """As onnxruntime.tools.convert_onnx_models_to_ort does for ``--target_platform arm`` in style Fixed."""
     import onnxruntime as ort
 
+    level = ort.GraphOptimizationLevel
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if fused else level.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(into)
     options.add_session_config_entry("session.save_model_format", kind)
     options.add_session_config_entry("session.qdqisint8allowed", "1")
