@@ -1,4 +1,4 @@
-"""Qualcomm's Hexagon NPU by the QNN provider: the NPU itself on a Snapdragon, its simulator on other machines.
+"""Qualcomm's Hexagon NPU by the QNN provider: the NPU itself on a Snapdragon, its simulator elsewhere.
 
 The provider is a plugin of ONNX Runtime (package onnxruntime-qnn). On x86-64 its HTP backend is a simulator:
 it computes what the NPU computes, at a speed that says nothing about the NPU.
@@ -51,7 +51,7 @@ def open(artifact: Artifact, folder: Path, threads: int) -> Session:
         raise
     except Exception as error:
         why = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        cure = "The artifact's placement names the operators that Hexagon does not take; choose another recipe"
+        cure = "The artifact's placement names the operators that Hexagon does not take"
         raise NotRunnableHere("opening with QNN", artifact.entry, why, cure) from error
     return Session(session)
 

@@ -104,7 +104,7 @@ TARGETS = {
             "onnxruntime",
             ("fp32", "fp16", *_STATIC, "int8-dynamic"),
             extra=None,
-            per=("kind", "arch", "features", "figures"),
+            per=("kind", "arch", "features", "figures", "threads"),
             flexible=True,
         ),
         _row(

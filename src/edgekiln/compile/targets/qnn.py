@@ -34,7 +34,7 @@ class Soc:
 
 _PARTS = "part to soc_model: SocModelFromName in soc_utils.cc of onnxruntime/onnxruntime-qnn"
 _ARCHES = "part to HTP version: _soc_info_table in backends/qualcomm/serialization/qc_schema.py of ExecuTorch"
-_NAMES = "name to part: generate_qnn_executorch_compiler_spec in backends/qualcomm/utils/utils.py of ExecuTorch"
+_NAMES = "name to part: generate_qnn_executorch_compiler_spec in utils/utils.py beside it"
 _SOURCE = f"{_PARTS}; {_ARCHES}; {_NAMES}"
 
 SOCS = {

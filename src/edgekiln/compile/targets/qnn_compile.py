@@ -8,6 +8,7 @@ counters of the process, so that only a fresh one gives the same bytes for the s
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -97,7 +98,6 @@ def ask(folder: Path, order: Order, time_limit_s: float = TIME_LIMIT_S) -> Verdi
                 command,
                 input=msgspec.json.encode(order),
                 capture_output=True,
-                cwd=scratch,
                 timeout=time_limit_s,
                 check=False,
             )
@@ -137,5 +137,6 @@ def _probe(given: Any) -> Any:
 
 
 if __name__ == "__main__":
+    os.chdir(Path(sys.argv[2]).parent)  # whatever the native code leaves about is deleted with the answer
     made = examine(Path(sys.argv[1]), msgspec.json.decode(sys.stdin.buffer.read(), type=Order))
     Path(sys.argv[2]).write_bytes(msgspec.json.encode(made))
