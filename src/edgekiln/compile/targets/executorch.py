@@ -154,7 +154,7 @@ def _exported(module: Any, samples: Samples, dynamic: bool | None) -> tuple[Any,
         return program, 0, {}
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-    prepared = prepare_pt2e(_with_hardtanh(program.module()), _quantiser(dynamic))
+    prepared = prepare_pt2e(program.module(), _quantiser(dynamic))
     with torch.no_grad():
         for sample in samples:
             prepared(*tensors(sample))
@@ -177,17 +177,6 @@ def _precisions(graph: Any, dynamic: bool) -> dict[str, int]:
             after = not dynamic and any(_name(n).startswith("quantize") for n in node.users)
             counted["int8" if before or after else "float32"] += 1
     return dict(sorted(counted.items()))
-
-
-def _with_hardtanh(graph_module: Any) -> Any:
-    """relu6 written as the hardtanh it is: the quantiser knows that one, and would leave the other float."""
-    import torch
-
-    for node in graph_module.graph.nodes:
-        if node.op == "call_function" and node.target == torch.ops.aten.relu6.default:
-            node.target, node.args = torch.ops.aten.hardtanh.default, (node.args[0], 0.0, 6.0)
-    graph_module.recompile()
-    return graph_module
 
 
 def _quantiser(dynamic: bool) -> Any:
