@@ -79,7 +79,7 @@ def test_static_int8_keeps_the_decisions_in_less_space(
     sample = digits.samples(TRAINED, TRAINED + 1)[0]
     assert 15 < sqnr_db(exact(sample)["y"], runner(sample)["y"]) < 60, "8 bits, neither float nor noise"
     assert static[0].size_bytes < 0.7 * full.size_bytes
-    assert static[0].precisions == {"int8": 8}
+    assert static[0].precisions == {"float32": 1, "int8": 7}
     assert "3 layers with int8 weights, 16 samples" in static[0].passes[0].note
 
 
