@@ -79,13 +79,13 @@ def test_static_int8_keeps_the_decisions_in_less_space(
     sample = digits.samples(TRAINED, TRAINED + 1)[0]
     assert 15 < sqnr_db(exact(sample)["y"], runner(sample)["y"]) < 60, "8 bits, neither float nor noise"
     assert static[0].size_bytes < 0.7 * full.size_bytes
-    assert static[0].precisions == {"int8": 3}
+    assert static[0].precisions == {"float32": 1, "int8": 7}
     assert "3 layers with int8 weights, 16 samples" in static[0].passes[0].note
 
 
 def test_dynamic_int8_quantises_the_linear_layers_alone(digits: Digits, tmp_path: Path) -> None:
     artifact = made(digits.graph, "int8-xnnpack-dynamic", tmp_path)
-    assert artifact.precisions == {"int8": 1}
+    assert artifact.precisions == {"float32": 7, "int8": 1}
     assert artifact.placement[0].fallback == {}
     runner = engine.open(artifact, tmp_path / "out", 1)
     right = (

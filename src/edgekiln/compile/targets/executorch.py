@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,7 +32,7 @@ DOING = "converting for ExecuTorch"
 CURE = "Choose another recipe or target, or change the model at that node"
 ENTRY = "model.pte"
 MOST_SAMPLES = 16
-"""The quantiser's histograms cost seconds a sample; ranges hardly move after a dozen."""
+"""More would calibrate better, but the quantiser's histograms cost seconds a sample on a real network."""
 _QUANTISERS = ("quantize", "dequantize", "choose_qparams")
 
 Samples = list[dict[str, NDArray[Any]]]
@@ -54,7 +55,7 @@ def convert(order: Conversion, into: Path) -> Artifact:
         drawn = samples or [_drawn(module, order)]
         dynamic = None if recipe is None else bool(recipe.params["dynamic"])
         try:
-            program, count = _exported(module, drawn, dynamic)
+            program, layers, precisions = _exported(module, drawn, dynamic)
             data, placement = _lowered(program)
         except EdgekilnError:
             raise
@@ -67,7 +68,6 @@ def convert(order: Conversion, into: Path) -> Artifact:
         "inputs": json.dumps(module.inputs),
         "outputs": json.dumps(module.outputs),
     }
-    quantised = {} if recipe is None else {"int8": count}
     artifact = Artifact(
         id=f"{order.device.name}.executorch.{order.variant.recipe.name}",
         target="executorch",
@@ -78,14 +78,14 @@ def convert(order: Conversion, into: Path) -> Artifact:
         files=files.entries(into),
         options=options,
         tools={name: importlib.metadata.version(name) for name in ("executorch", "torch", "torchao")},
-        precisions=quantised or order.variant.precisions,
-        passes=tuple(_told(p, count, len(drawn), recipe is not None) for p in order.variant.passes),
+        precisions=precisions or order.variant.precisions,
+        passes=tuple(_told(p, layers, len(samples), recipe is not None) for p in order.variant.passes),
         placement=(placement,),
     )
     detail = f"the torch module differs from ONNX Runtime by at most {parity.max_error:.3g}"
     same = Check(name="same as the ONNX graph", passed=True, detail=detail)
     checks = (same, _run(artifact, into, drawn[0]))
-    return _with(artifact, checks)
+    return msgspec.structs.replace(artifact, checks=checks)
 
 
 def _imports(order: Conversion) -> Any:
@@ -98,19 +98,11 @@ def _imports(order: Conversion) -> Any:
     return torch_graph
 
 
-def _with(artifact: Artifact, checks: tuple[Check, ...]) -> Artifact:
-    import msgspec
-
-    return msgspec.structs.replace(artifact, checks=checks)
-
-
-def _told(report: PassReport, count: int, samples: int, quantised: bool) -> PassReport:
+def _told(report: PassReport, layers: int, samples: int, quantised: bool) -> PassReport:
     """The pass that was left to this target, with what became of it."""
-    import msgspec
-
     if not quantised or report.name != "quantise-xnnpack":
         return report
-    note = f"XNNPACKQuantizer: {count} layers with int8 weights, {samples} samples"
+    note = f"XNNPACKQuantizer: {layers} layers with int8 weights, {samples} samples"
     return msgspec.structs.replace(report, note=note)
 
 
@@ -144,8 +136,9 @@ def _drawn(module: Any, order: Conversion) -> dict[str, NDArray[Any]]:
     return drawn
 
 
-def _exported(module: Any, samples: Samples, dynamic: bool | None) -> tuple[Any, int]:
-    """The exported program, quantised unless ``dynamic`` is None, and how many layers are in int8."""
+def _exported(module: Any, samples: Samples, dynamic: bool | None) -> tuple[Any, int, dict[str, int]]:
+    """The exported program, quantised unless ``dynamic`` is None, how many layers have int8 weights, and
+    how many nodes compute in which precision (nothing where it is not quantised)."""
     import torch
 
     def tensors(sample: dict[str, NDArray[Any]]) -> tuple[torch.Tensor, ...]:
@@ -158,7 +151,7 @@ def _exported(module: Any, samples: Samples, dynamic: bool | None) -> tuple[Any,
     given = tensors(samples[0])
     program = torch.export.export(module, given, strict=False)
     if dynamic is None:
-        return program, 0
+        return program, 0, {}
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
     prepared = prepare_pt2e(program.module(), _quantiser(dynamic))
@@ -171,7 +164,19 @@ def _exported(module: Any, samples: Samples, dynamic: bool | None) -> tuple[Any,
         which = "linear layer" if dynamic else "layer"
         why, cure = f"the graph has no {which} that XNNPACK's quantiser takes", "Use the fp32 recipe"
         raise ConversionFailed(DOING, ENTRY, why, cure)
-    return quantised, layers
+    return quantised, layers, _precisions(quantised.graph, dynamic)
+
+
+def _precisions(graph: Any, dynamic: bool) -> dict[str, int]:
+    """A node computes in int8 where an input comes from a dequantise or, unless the ranges are found at
+    run time, its result goes to a quantise."""
+    counted = Counter[str]()
+    for node in _calls(graph):
+        if not _name(node).startswith(_QUANTISERS):
+            before = any(_name(n).startswith("dequantize") for n in node.all_input_nodes)
+            after = not dynamic and any(_name(n).startswith("quantize") for n in node.users)
+            counted["int8" if before or after else "float32"] += 1
+    return dict(sorted(counted.items()))
 
 
 def _quantiser(dynamic: bool) -> Any:
