@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -30,9 +31,14 @@ def save(
 
     opset = getattr(ct.target, target)
     names = [f"x{i}" for i in range(len(inputs))]
-    scope: dict[str, Any] = {"body": body, "mb": mb}
-    exec(f"def written({', '.join(names)}):\n    return body(mb, {', '.join(names)})", scope)
-    program = mb.program(input_specs=inputs, opset_version=opset)(scope["written"])
+
+    def written(*values: Any) -> Any:
+        return body(mb, *values)
+
+    # coremltools names the inputs after the parameters.
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    written.__signature__ = inspect.Signature([inspect.Parameter(n, kind) for n in names])  # type: ignore[attr-defined]
+    program = mb.program(input_specs=inputs, opset_version=opset)(written)
     made = ct.convert(
         program,
         convert_to="mlprogram",

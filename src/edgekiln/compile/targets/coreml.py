@@ -11,20 +11,33 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekiln import __version__, files
+from edgekiln import __version__, devices, files
+from edgekiln.compile.recipes import recipe as decoded
 from edgekiln.compile.targets import Conversion
 from edgekiln.compile.targets import coreml_check as check
 from edgekiln.compile.targets.coreml_compress import needs_ios18
-from edgekiln.compile.targets.coreml_io import LABEL, Interface, interface, options, wrapped
-from edgekiln.compile.targets.coreml_package import ENTRY, quiet, read_spec, write
-from edgekiln.compile.targets.coreml_routes import ROUTES, Ranges, lower, samples, tools
+from edgekiln.compile.targets.coreml_io import LABEL, Interface, Ranges, interface, options, wrapped
+from edgekiln.compile.targets.coreml_package import ENTRY, operators, quiet, read_spec, write
+from edgekiln.compile.targets.coreml_routes import ROUTES, lower, sample, tools
 from edgekiln.engines import Arrays
 from edgekiln.errors import ConversionFailed, MissingExtra
-from edgekiln.records import Artifact, Check, Pass, Resolution, Scalar
+from edgekiln.model.signature import signature
+from edgekiln.records import (
+    Artifact,
+    Check,
+    Model,
+    Pass,
+    Preprocess,
+    Resolution,
+    Scalar,
+    Source,
+    Variant,
+)
 
 COMPUTE_UNITS = {True: "ALL", False: "CPU_AND_GPU"}
 """Recommended units by whether the program computes in float16; the Neural Engine takes no float32."""
@@ -62,14 +75,55 @@ def convert(order: Conversion, into: Path, ranges: Ranges = None) -> Artifact:
     """
     _require(order)
     work = _read(order, ranges)
-    inputs = samples(work.face, work.sizes)
-    wanted = check.expected(work.path, inputs, order.threads)
-    package, route, checks = _first_that_passes(work, inputs, wanted, into)
+    inputs = [sample(work.face, size, ranges) for size in work.sizes or (None,)]
+    pairs = [(one, check.expected(work.path, one, order.threads)) for one in inputs]
+    package, route, checks = _first_that_passes(work, pairs, into)
     if work.compress is not None:
         # The route was judged in float16: what compression costs is the recipe's price, not an error.
         _write(work, route, package, work.compress)
         checks = (*checks, check.compressed(read_spec(package)))
     return _artifact(work, route, into, checks)
+
+
+def convert_file(
+    graph: Path,
+    into: Path,
+    recipe: str = "fp16",
+    preprocess: Preprocess | None = None,
+    labels: tuple[str, ...] = (),
+    sizes: tuple[tuple[int, int], ...] = (),
+    ranges: Ranges = None,
+) -> Artifact:
+    """``convert`` for a float ONNX file that no build has taken in: the parts of a package of several
+    functions, and what a job can't say, such as ranges. Raises as ``convert`` does, and BadInput for a
+    recipe that nobody knows."""
+    import onnx
+
+    sha256 = files.sha256_file(graph)
+    variant = Variant(
+        model_sha256=sha256,
+        recipe=decoded(recipe),
+        dialect="float",
+        path=graph.name,
+        sha256=sha256,
+        precisions={},
+        passes=(),
+    )
+    model = Model(
+        name=graph.stem,
+        path=graph.name,
+        sha256=sha256,
+        signature=signature(onnx.load(graph, load_external_data=False)),
+        task="classification" if labels else "tensors",
+        source=Source(kind="onnx", files=()),
+        preprocess=preprocess,
+        labels=labels,
+    )
+    device = devices.load("iphone-16-pro")
+    order = Conversion(
+        variant=variant, folder=str(graph.parent.absolute()), device=device, model=model, sizes=sizes
+    )
+    return convert(order, into, ranges)
 
 
 def _require(order: Conversion) -> None:
@@ -96,7 +150,7 @@ def _read(order: Conversion, ranges: Ranges) -> _Work:
 
 
 def _first_that_passes(
-    work: _Work, inputs: Arrays, wanted: Arrays, into: Path
+    work: _Work, pairs: Sequence[tuple[Arrays, Arrays]], into: Path
 ) -> tuple[Path, str, tuple[Check, ...]]:
     """The package of the first route whose result agrees; else of the first that could not be judged."""
     package, rows, unjudged = into / ENTRY, [], None
@@ -106,10 +160,12 @@ def _first_that_passes(
             try:
                 _write(work, route, tried, None)
             except (ConversionFailed, MissingExtra) as error:
-                rows.append(Check(name=f"route {route}", passed=False, detail=f"refused: {error.why}"))
+                rows.append(
+                    Check(name=f"route {route}", passed=False, detail=f"refused {error.to}: {error.why}")
+                )
                 continue
             provisional = _artifact(work, route, tried.parent, ())
-            found = check.agreement(provisional, tried.parent, inputs, wanted, work.order.threads)
+            found = check.agreement(provisional, tried.parent, pairs, work.order.threads)
             rows.append(Check(name=f"route {route}", passed=found.passed, detail=found.detail))
             if found.passed:
                 shutil.copytree(tried, package, dirs_exist_ok=True)
@@ -156,7 +212,7 @@ def _artifact(work: _Work, route: str, into: Path, checks: tuple[Check, ...]) ->
     }
     if work.half:
         checks = (*checks, check.half_range(work.graph))
-    total = sum(sum(kinds.values()) for kinds in check.operators(spec).values())
+    total = sum(sum(kinds.values()) for kinds in operators(spec).values())
     return Artifact(
         id=f"{order.device.name}.coreml.{recipe}",
         target="coreml",

@@ -7,6 +7,7 @@ variant's own graph. Where operators run is not known here: Core ML decides that
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekiln.compile.precision import FP16_MAX
-from edgekiln.compile.targets.coreml_package import ENTRY, operators
+from edgekiln.compile.targets.coreml_package import operators
 from edgekiln.engines import Arrays, open_engine
-from edgekiln.errors import EdgekilnError, MissingExtra
+from edgekiln.errors import ConversionFailed, EdgekilnError, MissingExtra, NotRunnableHere
 from edgekiln.records import Artifact, Check, Placement
 
 BOUND_DB = {"fp16": 25.0, "fp32": 60.0}
@@ -31,42 +32,51 @@ TYPED_EXECUTION = "https://apple.github.io/coremltools/docs-guides/source/typed-
 
 
 def expected(graph: Path, inputs: Arrays, threads: int) -> dict[str, NDArray[Any]]:
-    """What ONNX Runtime computes from an ONNX file, by output name. Raises NotRunnableHere."""
+    """What ONNX Runtime computes from an ONNX file, by output name. Raises ConversionFailed
+    where it can't: then nothing says what the package should give."""
     native = Artifact(
         id="reference", target="onnxruntime", recipe="fp32", engine="onnxruntime",
         proof_engine="onnxruntime", entry=graph.name, files=(), options={}, tools={}, precisions={},
     )  # fmt: skip
-    runner = open_engine("onnxruntime", native, graph.parent, threads)
     try:
-        return runner(inputs)
-    finally:
-        runner.close()
+        runner = open_engine("onnxruntime", native, graph.parent, threads)
+        try:
+            return runner(inputs)
+        finally:
+            runner.close()
+    except NotRunnableHere as error:
+        raise ConversionFailed("computing what to expect of", graph.name, error.why, error.cure) from error
 
 
-def agreement(artifact: Artifact, folder: Path, inputs: Arrays, wanted: Arrays, threads: int) -> Check:
-    """Whether the package computes what the graph does, on one sample. ``passed`` is None where the
-    interpreter can't run the package; ``detail`` names the operator it lacks."""
+def agreement(
+    artifact: Artifact, folder: Path, pairs: Sequence[tuple[Arrays, Arrays]], threads: int
+) -> Check:
+    """Whether the package computes what the graph does, on pairs of inputs and outputs: one per size.
+
+    ``passed`` is None where the interpreter can't run the package; ``detail`` names the operator it lacks.
+    """
     name = "agreement with ONNX Runtime"
     try:
         runner = open_engine("coreml", artifact, folder, threads)
         try:
-            found = runner(inputs)
+            found = [runner(inputs) for inputs, _ in pairs]
         finally:
             runner.close()
     except MissingExtra as error:
         return Check(name=name, passed=None, detail=str(error))
     except EdgekilnError as error:
         return Check(name=name, passed=None, detail=f"not interpreted here: {error.why}")
-    kind = "fp32" if artifact.options.get("compute_precision") == "fp32" else "fp16"
-    rows = [_compared(output, value, found.get(output), BOUND_DB[kind]) for output, value in wanted.items()]
-    detail = "; ".join(text for _, text in rows)
-    detail = f"{detail} (one random sample, reference interpreter; at least {BOUND_DB[kind]:.0f} dB)"
-    return Check(name=name, passed=all(sound for sound, _ in rows), detail=detail)
+    bound = BOUND_DB["fp32" if artifact.options.get("compute_precision") == "fp32" else "fp16"]
+    rows = []
+    for (_, wanted), got in zip(pairs, found, strict=True):
+        rows += [_compared(output, value, got.get(output), bound) for output, value in wanted.items()]
+    detail = f"{'; '.join(text for _, text in rows)} (random input, reference interpreter"
+    return Check(
+        name=name, passed=all(sound for sound, _ in rows), detail=f"{detail}; at least {bound:.0f} dB)"
+    )
 
 
-def _compared(
-    name: str, wanted: NDArray[Any], found: NDArray[Any] | None, bound: float
-) -> tuple[bool, str]:
+def _compared(name: str, wanted: NDArray[Any], found: NDArray[Any] | None, bound: float) -> tuple[bool, str]:
     if found is None:
         return False, f"{name}: missing"
     if found.shape != wanted.shape:
@@ -104,7 +114,7 @@ def half_range(model: Any) -> Check:
         if value.dtype.kind != "f" or not value.size:
             continue
         size = np.abs(value[np.isfinite(value)])
-        if size.size and size.max() > FP16_MAX or size.size < value.size:
+        if size.size < value.size or size.max() > FP16_MAX:
             beyond.append(name)
         vanish += int(np.count_nonzero((size > 0) & (size < 2.0**-25)))
     detail = f"constants beyond {FP16_MAX:.0f}: {', '.join(beyond[:5]) or 'none'}"
@@ -115,21 +125,33 @@ def half_range(model: Any) -> Check:
 
 
 def compressed(spec: Any) -> Check:
-    """How many weight tensors of a package are held in fewer than 16 bits."""
-    few = rest = 0
+    """How many weight tensors of a package are held in fewer than 16 bits, and what was left."""
+    few, left, elements = 0, 0, 0
     for function in spec.mlProgram.functions.values():
         for block in function.block_specializations.values():
-            few += len({op.outputs[0].name for op in block.operations if op.type in _DENSE})
-            rest += sum(op.type == "const" and _in_file(op) for op in block.operations)
-    detail = f"{few} weight tensors compressed; {rest} left in float16 (small, or not a whole number of blocks)"
-    return Check(name="compressed weights", passed=few > 0, detail=detail)
+            few += sum(op.type in _DENSE for op in block.operations)
+            sizes = [_elements(op) for op in block.operations if op.type == "const" and _in_file(op)]
+            left += sum(size > LEAST_ELEMENTS for size in sizes)
+            elements += sum(sizes)
+    detail = (
+        f"{few} weight tensors compressed; {left} of more than {LEAST_ELEMENTS} elements could not be (their "
+        f"axes are no whole number of blocks); {elements} elements in all stay in float16"
+    )
+    return Check(name="compressed weights", passed=few > 0 and left == 0, detail=detail)
 
+
+LEAST_ELEMENTS = 2048
+"""coremltools leaves weights of at most this many elements alone: its own default."""
 
 _DENSE = {"constexpr_affine_dequantize", "constexpr_blockwise_shift_scale", "constexpr_lut_to_dense"}
 
 
 def _in_file(op: Any) -> bool:
     return bool(op.attributes["val"].HasField("blobFileValue"))
+
+
+def _elements(op: Any) -> int:
+    return math.prod(d.constant.size for d in op.outputs[0].type.tensorType.dimensions)
 
 
 def placement(spec: Any, half: bool, flexible: bool) -> tuple[Placement, ...]:
@@ -161,10 +183,9 @@ def placement(spec: Any, half: bool, flexible: bool) -> tuple[Placement, ...]:
     else:
         more = "; of a range of sizes, only the default one may run there" if flexible else ""
         rows.append(
-            Placement(provider="Neural Engine", how="predicted", detail=f"the device was not asked; {ask}{more}")
+            Placement(
+                provider="Neural Engine", how="predicted", detail=f"the device was not asked; {ask}{more}"
+            )
         )
     gpu = Placement(provider="GPU", how="predicted", detail=f"the device was not asked; {ask}")
     return (*rows, gpu)
-
-
-__all__ = ["BOUND_DB", "ENTRY", "agreement", "compressed", "expected", "half_range", "placement", "sqnr_db"]

@@ -12,12 +12,15 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekiln.records import Check, Preprocess, Scalar
+
+Ranges: TypeAlias = Mapping[str, tuple[int, int]] | None
+"""(least, most) by the ONNX name of a symbolic axis."""
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 """What an ML Program allows as the name of an input or output."""
@@ -133,7 +136,10 @@ def _image_input(inputs: Iterable[Feature], preprocess: Preprocess | None) -> tu
             continue
         axes = (one.shape[1], *one.shape[2:]) if first else (one.shape[3], *one.shape[1:3])
         wanted = (channels, preprocess.height, preprocess.width)
-        if all(a == w or isinstance(a, str) for a, w in zip(axes, wanted, strict=True)) and axes[0] == channels:
+        if (
+            all(a == w or isinstance(a, str) for a, w in zip(axes, wanted, strict=True))
+            and axes[0] == channels
+        ):
             fits.append(one.name)
     if len(fits) != 1:
         return None, f"{len(fits)} inputs are one float32 picture as the preprocessing says: tensors stay"
@@ -224,8 +230,8 @@ def _picture_in_front(graph: Any, name: str, preprocess: Preprocess) -> None:
     for node in reversed(nodes):
         graph.node.insert(0, node)
     if last_is_transpose:
-        value = next(v for v in graph.input if v.name == name)
-        dims = value.type.tensor_type.shape.dim
+        taken = next(v for v in graph.input if v.name == name)
+        dims = taken.type.tensor_type.shape.dim
         order = [dims[0], dims[3], dims[1], dims[2]]
         copies = [type(d).FromString(d.SerializeToString()) for d in order]
         del dims[:]
@@ -252,24 +258,21 @@ def _probabilities_behind(graph: Any, scores: str, count: int) -> None:
 # ---------------------------------------------------------------- the arguments of coremltools
 
 
-def shapes(
-    feature: Feature, face: Interface, sizes: tuple[tuple[int, int], ...]
-) -> tuple[tuple[int, ...], ...]:
-    """The shapes that one input takes as it stands in the package: one, or one per size (height, width).
+def shape_of(
+    feature: Feature, face: Interface, size: tuple[int, int] | None = None, ranges: Ranges = None
+) -> tuple[int, ...]:
+    """The shape that an input takes as it stands in the package, for one size (height, width).
 
-    Symbolic axes take the size's height and width by their place; every other symbolic axis is 1.
+    A symbolic axis is the size's height or width by its place, else the least of its range, else 1.
     """
     layout = face.preprocess.layout if face.preprocess else "NCHW"
-    dims = picture_shape(feature, face)
     first = feature.name == face.image or layout == "NCHW"
-    places = (2, 3) if first else (1, 2)
-    if all(isinstance(d, int) for d in dims) or not sizes:
-        return (tuple(d if isinstance(d, int) else 1 for d in dims),)
-    found = []
-    for size in sizes:
-        at = dict(zip(places, size, strict=True))
-        found.append(tuple(d if isinstance(d, int) else at.get(k, 1) for k, d in enumerate(dims)))
-    return tuple(dict.fromkeys(found))
+    at = dict(zip((2, 3) if first else (1, 2), size, strict=True)) if size else {}
+    made = []
+    for axis, dim in enumerate(picture_shape(feature, face)):
+        least = ranges[dim][0] if ranges and isinstance(dim, str) and dim in ranges else 1
+        made.append(dim if isinstance(dim, int) else at.get(axis, least))
+    return tuple(made)
 
 
 def picture_shape(feature: Feature, face: Interface) -> tuple[int | str, ...]:
@@ -280,55 +283,56 @@ def picture_shape(feature: Feature, face: Interface) -> tuple[int | str, ...]:
     return dims
 
 
-def input_types(
-    face: Interface,
-    sizes: tuple[tuple[int, int], ...],
-    ranges: Mapping[str, tuple[int, int]] | None = None,
-) -> list[Any]:
-    """coremltools' types of the inputs, in order. Several sizes become EnumeratedShapes, the first the default.
+def input_types(face: Interface, sizes: tuple[tuple[int, int], ...], ranges: Ranges) -> list[Any]:
+    """coremltools' types of the inputs, in order. Several sizes become EnumeratedShapes (first: default).
 
     ``ranges`` gives a symbolic axis by its ONNX name a least and a most instead (RangeDim): every size
-    between works, but Core ML prepares none of them in advance, so prefer sizes.
+    between works, but only the default one, the least, may run on the Neural Engine, so prefer sizes.
     """
     import coremltools
 
     found = []
     for feature in face.inputs:
-        takes = shapes(feature, face, sizes)
+        takes = list(dict.fromkeys(shape_of(feature, face, size, ranges) for size in sizes or (None,)))
         shape: Any = takes[0]
-        if ranges and any(isinstance(d, str) for d in feature.shape):
-            shape = [
-                d if isinstance(d, int) else coremltools.RangeDim(*ranges[d], default=ranges[d][0])
-                for d in picture_shape(feature, face)
-            ]
+        dims = picture_shape(feature, face)
+        if ranges and any(d in ranges for d in dims):
+            spans = [ranges.get(d) if isinstance(d, str) else None for d in dims]
+            shape = [n if span is None else _range(*span) for n, span in zip(shape, spans, strict=True)]
         elif len(takes) > 1:
-            shape = coremltools.EnumeratedShapes(shapes=list(takes), default=takes[0])
+            shape = coremltools.EnumeratedShapes(shapes=takes, default=takes[0])
         if feature.name == face.image and face.preprocess:
             layout = {"GRAY": "GRAYSCALE"}.get(face.preprocess.colour, face.preprocess.colour)
             colour = getattr(coremltools.colorlayout, layout)
             found.append(
-                coremltools.ImageType(
-                    name=feature.name, shape=shape, color_layout=colour, channel_first=True
-                )
+                coremltools.ImageType(name=feature.name, shape=shape, color_layout=colour, channel_first=True)
             )
         else:
-            dtype = np.dtype(_IN_PACKAGE.get(feature.dtype, feature.dtype)).type
+            dtype = in_package(feature.dtype)
             found.append(coremltools.TensorType(name=feature.name, shape=shape, dtype=dtype))
     return found
 
 
+def _range(least: int, most: int) -> Any:
+    import coremltools
+
+    return coremltools.RangeDim(least, most, default=least)
+
+
 _IN_PACKAGE = {"int64": "int32", "float64": "float32", "uint32": "int32", "int16": "int32", "int8": "int32"}
-"""Core ML computes in at most 32 bits; the runner converts and refuses what does not fit."""
+
+
+def in_package(dtype: str) -> Any:
+    """The numpy type in which a package holds ``dtype``: Core ML computes in at most 32 bits, and the
+    runner converts and refuses what does not fit."""
+    return np.dtype(_IN_PACKAGE.get(dtype, dtype)).type
 
 
 def output_types(face: Interface) -> list[Any]:
     """coremltools' types of the outputs, in order, the class probabilities last."""
     import coremltools
 
-    made = []
-    for feature in face.outputs:
-        name = _IN_PACKAGE.get(feature.dtype, feature.dtype)
-        made.append(coremltools.TensorType(name=feature.name, dtype=np.dtype(name).type))
+    made = [coremltools.TensorType(name=f.name, dtype=in_package(f.dtype)) for f in face.outputs]
     if face.scores is not None:
         made.append(coremltools.TensorType(name=PROBABILITIES, dtype=np.float32))
     return made

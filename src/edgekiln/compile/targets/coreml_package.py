@@ -35,10 +35,13 @@ def quiet() -> Iterator[None]:
     logger.setLevel(logging.CRITICAL)
     nowhere = io.StringIO()
     try:
-        with contextlib.redirect_stderr(nowhere), contextlib.redirect_stdout(nowhere):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                yield
+        with (
+            contextlib.redirect_stderr(nowhere),
+            contextlib.redirect_stdout(nowhere),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logger.setLevel(level)
 
@@ -51,20 +54,20 @@ def write(
     ``about`` fills author, shortDescription, versionString and license; ``user`` more metadata by key,
     ``features`` the descriptions of inputs and outputs by name.
     """
+    weights = Path(model.weights_dir) / "weight.bin"
     spec = type(model.get_spec())()
     spec.CopyFrom(model.get_spec())
-    for feature in (*spec.description.input, *spec.description.output):
-        feature.shortDescription = features.get(feature.name, "")
-    metadata = spec.description.metadata
+    description = spec.description
+    sides = [description, *description.functions]
+    for feature in (f for side in sides for f in (*side.input, *side.output)):
+        feature.shortDescription = features.get(feature.name, feature.shortDescription)
     for field, text in about.items():
-        setattr(metadata, field, text)
-    metadata.userDefined.pop(_DATE, None)
-    metadata.userDefined.update(user)
+        setattr(description.metadata, field, text)
+    description.metadata.userDefined.pop(_DATE, None)
+    description.metadata.userDefined.update(user)
     _drop_date(spec)
-    weights = Path(model.weights_dir) / "weight.bin"
-    held = weights.read_bytes() if weights.exists() else b""
     files.write_bytes(into / SPEC, spec.SerializeToString(deterministic=True))
-    files.write_bytes(into / WEIGHTS, held)
+    files.write_bytes(into / WEIGHTS, weights.read_bytes() if weights.exists() else b"")
     files.write_bytes(into / "Manifest.json", _manifest())
 
 

@@ -7,22 +7,24 @@ from __future__ import annotations
 
 import importlib.metadata
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgekiln.compile.targets.coreml_compress import pipeline
 from edgekiln.compile.targets.coreml_io import (
     LABEL,
     PROBABILITIES,
     Interface,
+    Ranges,
     affine,
+    in_package,
     input_types,
     output_types,
     picture_shape,
-    shapes,
+    shape_of,
 )
 from edgekiln.compile.targets.coreml_package import quiet
 from edgekiln.errors import ConversionFailed
@@ -30,7 +32,6 @@ from edgekiln.records import Pass
 
 ROUTES = ("onnx2coreml", "torch.export")
 Sizes: TypeAlias = tuple[tuple[int, int], ...]
-Ranges: TypeAlias = Mapping[str, tuple[int, int]] | None
 
 
 def lower(
@@ -52,8 +53,10 @@ def lower(
 
     with quiet():
         try:
-            source = (_program if route == ROUTES[0] else _exported)(graph, face, target, half, sizes, ranges)
-            return _convert(source, face, getattr(coremltools.target, target), half, sizes, ranges, compress)
+            program = (_program if route == ROUTES[0] else _exported)(
+                graph, face, target, half, sizes, ranges
+            )
+            return _convert(program, face, getattr(coremltools.target, target), half, sizes, ranges, compress)
         except ConversionFailed:
             raise
         except Exception as error:
@@ -68,10 +71,15 @@ def lower(
 
 
 def _convert(
-    source: Any, face: Interface, target: Any, half: bool, sizes: Sizes, ranges: Ranges, compress: Pass | None
+    program: Any,
+    face: Interface,
+    target: Any,
+    half: bool,
+    sizes: Sizes,
+    ranges: Ranges,
+    compress: Pass | None,
 ) -> Any:
     import coremltools
-    from coremltools.converters.mil.mil import Program
 
     kind = coremltools.precision.FLOAT16 if half else coremltools.precision.FLOAT32
     classifier = None
@@ -80,11 +88,10 @@ def _convert(
             list(face.labels), predicted_feature_name=LABEL, predicted_probabilities_output=PROBABILITIES
         )
     return coremltools.convert(
-        source,
-        source="milinternal" if isinstance(source, Program) else "pytorch",
+        program,
+        source="milinternal",
         convert_to="mlprogram",
         inputs=input_types(face, sizes, ranges),
-        outputs=None if isinstance(source, Program) else output_types(face),
         classifier_config=classifier,
         minimum_deployment_target=target,
         pass_pipeline=pipeline(compress),
@@ -94,9 +101,7 @@ def _convert(
     )
 
 
-def _program(
-    graph: Any, face: Interface, target: str, half: bool, sizes: Sizes, ranges: Ranges
-) -> Any:
+def _program(graph: Any, face: Interface, target: str, half: bool, sizes: Sizes, ranges: Ranges) -> Any:
     """A MIL program by onnx2coreml. Symbolic axes go past its public ``to_mil``, which takes static ones."""
     import coremltools
     from coremltools.converters.mil.mil import Builder, Program, get_new_symbol
@@ -114,12 +119,12 @@ def _program(
     symbols: dict[str, Any] = {}
     placeholders = {}
     for feature in face.inputs:
-        takes = shapes(feature, face, sizes)
+        takes = {shape_of(feature, face, size, ranges) for size in sizes or (None,)}
         dims: list[Any] = []
         for axis, dim in enumerate(picture_shape(feature, face)):
-            fixed = len({one[axis] for one in takes}) == 1 and not (ranges and dim in ranges)
-            if isinstance(dim, int) or fixed:
-                dims.append(takes[0][axis])
+            found = {one[axis] for one in takes}
+            if isinstance(dim, int) or (len(found) == 1 and not (ranges and dim in ranges)):
+                dims.append(found.pop())
             else:
                 dims.append(symbols.setdefault(dim, get_new_symbol()))
         value = next(v for v in model.graph.input if v.name == feature.name)
@@ -130,42 +135,43 @@ def _program(
     return program
 
 
-def _exported(
-    graph: Any, face: Interface, target: str, half: bool, sizes: Sizes, ranges: Ranges
-) -> Any:
-    """A torch ``ExportedProgram`` of the graph's PyTorch module."""
+def _exported(graph: Any, face: Interface, target: str, half: bool, sizes: Sizes, ranges: Ranges) -> Any:
+    """A MIL program by torch.export of the graph's PyTorch module; for fixed shapes only.
+
+    In float32 and with plain tensors: float16, pictures and the classifier come with the second call, as
+    coremltools (9.0) can't name the outputs of a classifier that comes from PyTorch.
+    """
+    import coremltools
     import onnx
     import torch
 
     from edgekiln.compile.torch_graph import load
 
+    if any(isinstance(d, str) for f in face.inputs for d in f.shape):
+        why, cure = "it takes fixed shapes only", "Ask for one artifact per size"
+        raise ConversionFailed("converting for Core ML through torch.export", "the graph", why, cure)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "graph.onnx"
         onnx.save(graph, path)
-        module = load(path)
-    samples, dynamic, axes = [], [], {}
-    for feature in face.inputs:
-        takes = shapes(feature, face, sizes)
-        dtype = getattr(torch, {"float64": "float32"}.get(feature.dtype, feature.dtype))
-        samples.append(torch.zeros(takes[0], dtype=dtype))
-        moving = {}
-        for axis, dim in enumerate(picture_shape(feature, face)):
-            if isinstance(dim, str) and (len({one[axis] for one in takes}) > 1 or (ranges and dim in ranges)):
-                least, most = (ranges or {}).get(dim) or _extent(takes, axis)
-                moving[axis] = axes.setdefault(
-                    dim, torch.export.Dim(f"axis_{len(axes)}", min=least, max=most)
-                )
-        dynamic.append(moving or None)
+        module = load(path).eval()
+    dtypes = [getattr(torch, f.dtype) for f in face.inputs]
+    zeros = tuple(torch.zeros(shape_of(f, face), dtype=d) for f, d in zip(face.inputs, dtypes, strict=True))
     with torch.no_grad():
-        made = torch.export.export(
-            module.eval(), tuple(samples), dynamic_shapes=tuple(dynamic) if any(dynamic) else None
-        )
-        return made.run_decompositions({})
-
-
-def _extent(takes: tuple[tuple[int, ...], ...], axis: int) -> tuple[int, int]:
-    sides = [one[axis] for one in takes]
-    return min(sides), max(sides)
+        exported = torch.export.export(module, zeros).run_decompositions({})
+    plain = [
+        coremltools.TensorType(name=f.name, shape=shape_of(f, face), dtype=in_package(f.dtype))
+        for f in face.inputs
+    ]
+    program = coremltools.convert(
+        exported,
+        convert_to="milinternal",
+        inputs=plain,
+        outputs=output_types(face),
+        minimum_deployment_target=getattr(coremltools.target, target),
+        compute_precision=coremltools.precision.FLOAT32,
+    )
+    program.functions["main"].output_types = None  # else the classifier's outputs are looked up in it
+    return program
 
 
 def tools(route: str) -> dict[str, str]:
@@ -174,16 +180,16 @@ def tools(route: str) -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in names}
 
 
-def samples(face: Interface, sizes: Sizes, seed: int = 0) -> dict[str, np.ndarray[Any, Any]]:
-    """One random input by the model's own names, shapes and dtypes, of the first size.
+def sample(face: Interface, size: tuple[int, int] | None, ranges: Ranges) -> dict[str, NDArray[Any]]:
+    """One random input by the model's own names, shapes and dtypes; ``size`` is (height, width).
 
     A picture is random pixels after the model's own preprocessing; floats are normal; integers are 0 or 1,
     because nothing says how many words a model knows.
     """
-    rng = np.random.default_rng(seed)
-    found: dict[str, np.ndarray[Any, Any]] = {}
+    rng = np.random.default_rng(0)
+    found: dict[str, NDArray[Any]] = {}
     for feature in face.inputs:
-        dims = shapes(feature, face, sizes)[0]
+        dims = shape_of(feature, face, size, ranges)
         if feature.name == face.image and (how := face.preprocess) is not None:
             a, b = affine(how)
             value = rng.integers(0, 256, dims).astype(np.float32) * a + b

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgekiln.compile.torch_graph.node import DTYPES, Call, Lowered, Node, Translate
+from edgekiln.compile.torch_graph.patterns import GAIN
 
 SIXTH = 1 / 6
 
@@ -106,6 +107,8 @@ def cast(node: Node) -> Lowered:
     if to not in DTYPES:
         node.refuse(f"it casts to {onnx.TensorProto.DataType.Name(to)}")
     dtype = DTYPES[to]
+    if dtype == node.dtype(0):
+        return (lambda x: x.clone()), [node.name(0)]
     return (lambda x: x.to(dtype)), [node.name(0)]
 
 
@@ -168,7 +171,9 @@ def shrink(node: Node) -> Lowered:
 
 
 def gelu(node: Node) -> Lowered:
-    kind = node.attribute("approximate", "none")
+    kind, gain = node.attribute("approximate", "none"), node.attribute(GAIN, 1.0)
+    if gain != 1.0:
+        return (lambda x: functional.gelu(x, approximate=kind) * gain), [node.name(0)]
     return (lambda x: functional.gelu(x, approximate=kind)), [node.name(0)]
 
 

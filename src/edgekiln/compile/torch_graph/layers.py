@@ -55,7 +55,8 @@ def transposed_convolution(node: Node) -> Lowered:
         node.refuse(f"its output_padding {extra} reaches a whole stride")
     shared = [min(b, a) for b, a in zip(before, after, strict=True)]
     cuts = flat_pads(
-        [s - b for s, b in zip(shared, before, strict=True)], [s - a for s, a in zip(shared, after, strict=True)]
+        [s - b for s, b in zip(shared, before, strict=True)],
+        [s - a for s, a in zip(shared, after, strict=True)],
     )
 
     def run(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -105,9 +106,7 @@ def batch_norm(node: Node) -> Lowered:
 
 def instance_norm(node: Node) -> Lowered:
     eps = node.attribute("epsilon", 1e-5)
-    return (
-        lambda x, scale, bias: functional.instance_norm(x, weight=scale, bias=bias, eps=eps)
-    ), node.names
+    return (lambda x, scale, bias: functional.instance_norm(x, weight=scale, bias=bias, eps=eps)), node.names
 
 
 def group_norm(node: Node) -> Lowered:
@@ -145,9 +144,7 @@ def layer_norm(node: Node) -> Lowered:
 def rms_norm(node: Node) -> Lowered:
     axis, eps = node.axis(node.attribute("axis", -1)), node.attribute("epsilon", 1e-5)
     axes = list(range(axis, node.rank(0)))
-    return (
-        lambda x, scale: x * torch.rsqrt(torch.mean(x * x, axes, True) + eps) * scale
-    ), node.names
+    return (lambda x, scale: x * torch.rsqrt(torch.mean(x * x, axes, True) + eps) * scale), node.names
 
 
 def response_norm(node: Node) -> Lowered:
@@ -183,9 +180,7 @@ def grid_sample(node: Node) -> Lowered:
     mode = node.attribute("mode", "linear")
     mode = {"linear": "bilinear", "cubic": "bicubic"}.get(mode, mode)
     padding, corners = node.attribute("padding_mode", "zeros"), bool(node.attribute("align_corners", 0))
-    return (
-        lambda x, grid: functional.grid_sample(x, grid, mode, padding, corners)
-    ), node.names
+    return (lambda x, grid: functional.grid_sample(x, grid, mode, padding, corners)), node.names
 
 
 OPS: dict[str, Translate] = {

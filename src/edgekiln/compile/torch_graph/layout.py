@@ -188,9 +188,7 @@ def _scatter(x: Tensor, axis: int, places: Tensor, updates: Tensor, how: str) ->
 def scatter_elements(node: Node) -> Lowered:
     axis, how = node.axis(node.attribute("axis", 0)), node.attribute("reduction", "none")
     length = node.shape(0)[axis]
-    return (
-        lambda x, i, u: _scatter(x, axis, wrapped(i.to(torch.int64), length), u, how)
-    ), node.names
+    return (lambda x, i, u: _scatter(x, axis, wrapped(i.to(torch.int64), length), u, how)), node.names
 
 
 def scatter_nd(node: Node) -> Lowered:
@@ -267,6 +265,8 @@ def depth_to_space(node: Node) -> Lowered:
 def space_to_depth(node: Node) -> Lowered:
     size = node.attribute("blocksize")
     n, c, h, w = node.shape(0)
+    if node.attribute("mode", "DCR") == "CRD":
+        return (lambda x: functional.pixel_unshuffle(x, size)), [node.name(0)]
     split_up, order = [n, c, h // size, size, w // size, size], [0, 3, 5, 1, 2, 4]
     made = [n, c * size**2, h // size, w // size]
     return (lambda x: x.reshape(split_up).permute(order).reshape(made)), [node.name(0)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,21 @@ from onnx.reference import ReferenceEvaluator
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from edgekiln.compile.torch_graph.node import CURE, DOING, DTYPES, Array, Call, Node, Values
+from edgekiln.compile.torch_graph.patterns import join
 from edgekiln.compile.torch_graph.table import OPS
 from edgekiln.errors import ConversionFailed
 
 MOST_TURNS = 256
-RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
+RANDOM = {
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+    "Bernoulli",
+    "Multinomial",
+}
+RESULTS_OF_VALUES = {"ConstantOfShape", "Range", "NonZero", "NonMaxSuppression", "Unique"}
+_TORCH_LOG = logging.getLogger("torch._subclasses.fake_tensor")
 
 
 @dataclass(frozen=True)
@@ -89,12 +101,25 @@ def load(path: Path) -> Translated:
     inputs = [i for i in model.graph.input if i.name not in constants]
     for value in inputs:
         loader.trace_input(value)
+    join(model.graph)
     loader.add(model.graph)
     outputs = [o.name for o in model.graph.output]
     for name in outputs:
         if name not in loader.values.constants and name not in loader.values.traced:
-            raise ConversionFailed(DOING, name, "no node makes this output", "Check the graph with onnx.checker")
+            raise ConversionFailed(
+                DOING, name, "no node makes this output", "Check the graph with onnx.checker"
+            )
     return Translated(loader.steps, [i.name for i in inputs], outputs, loader.values).eval()
+
+
+@contextlib.contextmanager
+def _quiet(log: logging.Logger) -> Iterator[None]:
+    """Torch logs a traceback for each operator that it refuses; the refusal itself says enough."""
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 class Loader:
@@ -136,6 +161,8 @@ class Loader:
             self._choose(node)
         elif proto.op_type == "Loop":
             self._unroll(node)
+        elif proto.op_type in RESULTS_OF_VALUES and any(n in self.values.traced for n in proto.input):
+            node.refuse("the shape of its result depends on the graph's inputs")
         elif proto.op_type in RANDOM:
             node.refuse("it draws random numbers")
         elif all(n is None or n in self.values.constants for n in node.names):
@@ -176,7 +203,7 @@ class Loader:
         try:
             call, operands = translate(node)
             fakes = [self._fake(name) for name in operands]
-            with self._mode:
+            with self._mode, _quiet(_TORCH_LOG):
                 done = call(*fakes)
         except ConversionFailed:
             raise
@@ -194,8 +221,7 @@ class Loader:
             return None if name is None else self.values.traced[name]
         with self._mode:
             array = self.values.constants[name]
-            dtype = DTYPES[onnx.helper.np_dtype_to_tensor_dtype(array.dtype)]
-            return torch.empty(array.shape, dtype=dtype)
+            return torch.empty(array.shape, dtype=torch.from_numpy(np.empty(0, array.dtype)).dtype)
 
     def _choose(self, node: Node) -> None:
         """If: the branch that its constant condition takes."""

@@ -105,7 +105,10 @@ class Node:
         known = self.values.constants.get(name)
         if known is None:
             return self.values.traced[name].dtype
-        return DTYPES[onnx.helper.np_dtype_to_tensor_dtype(known.dtype)]
+        kind = onnx.helper.np_dtype_to_tensor_dtype(known.dtype)
+        if kind not in DTYPES:
+            self.refuse(f"an input is {onnx.TensorProto.DataType.Name(kind)}")
+        return DTYPES[kind]
 
     def axis(self, value: int, rank: int | None = None) -> int:
         """An axis counted from the front. Refused where it is out of range."""

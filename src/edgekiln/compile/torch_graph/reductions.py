@@ -24,6 +24,10 @@ def reduction(call: Reduce) -> Translate:
         if not chosen:  # a scalar
             return (lambda x: call(x.unsqueeze(0), [0], False)), [node.name(0)]
         dtype = node.dtype(0)
+        if any(node.shape(0)[a] == 0 for a in chosen) and node.proto.op_type in {"ReduceMax", "ReduceMin"}:
+            node.refuse("it reduces an axis without elements")
+        if dtype.is_floating_point:
+            return (lambda x: call(x, chosen, keep)), [node.name(0)]
         return (lambda x: call(x, chosen, keep).to(dtype)), [node.name(0)]
 
     return translate

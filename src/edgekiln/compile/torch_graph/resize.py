@@ -33,7 +33,7 @@ def resize(node: Node) -> Lowered:
         for axis in axes
         if sizes[axis] != shape[axis] or scales[axis] != 1.0
     }
-    matrices = {a: m for a, m in matrices.items() if not np.array_equal(m, np.eye(*m.shape))}
+    matrices = {a: m for a, m in matrices.items() if not np.array_equal(m, np.eye(len(m)))}
     if not matrices:
         return (lambda x: x.clone()), [node.name(0)]
     own = _torch_own(mode, shape, sizes, matrices)
