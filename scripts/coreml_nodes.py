@@ -390,7 +390,7 @@ KNOWN_FAULTS = {
     r"resize_.*half_pixel_symmetric": "onnx2coreml takes `half_pixel_symmetric` for `half_pixel`",
     r"resize_.*pytorch_half_pixel": "onnx2coreml takes `pytorch_half_pixel` for `half_pixel`",
     r"resize_.*sizes_nearest": "onnx2coreml ignores `nearest_mode`; MIL rounds down",
-    r"resize_downsample_scales_linear": "MIL computes the scale anew from the sizes; onnx2coreml does not refuse",
+    r"resize_downsample_scales_linear": "MIL computes the scale anew from the sizes",
     r"negative_indices": "onnx2coreml writes negative indices, which MIL leaves undefined from iOS 17 on",
     r"matmul_1d_3d": "coremltools declares a wrong shape for a vector times a batch",
     r"nllloss": "coremltools declares a wrong shape for `select` between a vector and a tensor",

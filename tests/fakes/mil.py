@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -30,15 +29,13 @@ def save(
     from coremltools.converters.mil.mil import Builder as mb  # noqa: N813
 
     opset = getattr(ct.target, target)
-    names = [f"x{i}" for i in range(len(inputs))]
 
-    def written(*values: Any) -> Any:
-        return body(mb, *values)
-
-    # coremltools names the inputs after the parameters.
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    written.__signature__ = inspect.Signature([inspect.Parameter(n, kind) for n in names])  # type: ignore[attr-defined]
-    program = mb.program(input_specs=inputs, opset_version=opset)(written)
+    # coremltools names the inputs after the parameters, so each count needs a function of its own.
+    written: dict[int, Callable[..., Any]] = {
+        1: lambda x0: body(mb, x0),
+        2: lambda x0, x1: body(mb, x0, x1),
+    }
+    program = mb.program(input_specs=inputs, opset_version=opset)(written[len(inputs)])
     made = ct.convert(
         program,
         convert_to="mlprogram",

@@ -62,6 +62,7 @@ def power(x: Tensor, y: Tensor) -> Tensor:
 
 
 def gelu(x: Tensor, mode: str = "EXACT") -> Tensor:
+    """MIL's ``gelu``, with its parameters and defaults."""
     if mode == "EXACT":
         return functional.gelu(x)
     if mode == "TANH_APPROXIMATION":
