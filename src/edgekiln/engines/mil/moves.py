@@ -37,7 +37,7 @@ def reshape_like(x: Tensor, ref_tensors: list[Tensor], begins: Any, ends: Any, e
 
 
 def expand_dims(x: Tensor, axes: Tensor) -> Tensor:
-    """MIL's ``expand_dims``, with its parameters and defaults."""
+    """Axes of length 1 at ``axes``, which count in the result."""
     rank = x.dim() + axes.numel()
     for axis in sorted(a % rank for a in ints(axes)):
         x = x.unsqueeze(axis)
@@ -45,7 +45,7 @@ def expand_dims(x: Tensor, axes: Tensor) -> Tensor:
 
 
 def squeeze(x: Tensor, axes: Tensor | None = None) -> Tensor:
-    """MIL's ``squeeze``, with its parameters and defaults."""
+    """Drop axes of length 1: those named, or all."""
     if axes is None:
         return x.squeeze()
     chosen = [a % x.dim() for a in ints(axes)]
@@ -96,7 +96,7 @@ def slice_by_index(
     end_mask: Tensor | None = None,
     squeeze_mask: Tensor | None = None,
 ) -> Tensor:
-    """MIL's ``slice_by_index``, with its parameters and defaults."""
+    """A Python slice per axis; ``squeeze_mask`` takes one element and drops its axis."""
     taken, dropped = _range(x, begin, end, stride, (begin_mask, end_mask, squeeze_mask))
     for axis, index in enumerate(taken):
         if index.numel() != x.shape[axis] or (index.numel() > 1 and int(index[0]) > int(index[1])):
@@ -127,7 +127,7 @@ def slice_update(
 
 
 def slice_by_size(x: Tensor, begin: Tensor, size: Tensor) -> Tensor:
-    """MIL's ``slice_by_size``, with its parameters and defaults."""
+    """``size`` elements from ``begin`` per axis; -1 takes the rest."""
     for axis, (start, length) in enumerate(zip(ints(begin), ints(size), strict=True)):
         first = start + x.shape[axis] if start < 0 else start
         x = x.narrow(axis, first, x.shape[axis] - first if length == -1 else length)
@@ -151,7 +151,7 @@ def stack(values: list[Tensor], axis: Tensor) -> Tensor:
 def split(
     x: Tensor, axis: Tensor, num_splits: Tensor | None = None, split_sizes: Tensor | None = None
 ) -> tuple[Tensor, ...]:
-    """MIL's ``split``, with its parameters and defaults."""
+    """Parts of the given sizes, or ``num_splits`` equal ones."""
     at = integer(axis)
     if split_sizes is not None:
         return tuple(torch.split(x, ints(split_sizes), dim=at))
@@ -219,7 +219,7 @@ def reverse(x: Tensor, axes: Tensor | None = None) -> Tensor:
 def reverse_sequence(
     x: Tensor, lengths: Tensor, seq_axis: Tensor | None = None, batch_axis: Tensor | None = None
 ) -> Tensor:
-    """MIL's ``reverse_sequence``, with its parameters and defaults."""
+    """Reverse the first ``lengths[i]`` elements of item i of the batch."""
     along, over = integer(seq_axis), integer(batch_axis)
     parts = []
     for item, length in zip(x.unbind(over), ints(lengths), strict=True):
@@ -230,7 +230,7 @@ def reverse_sequence(
 
 
 def band_part(x: Tensor, lower: Tensor | None = None, upper: Tensor | None = None) -> Tensor:
-    """MIL's ``band_part``, with its parameters and defaults."""
+    """Zero all that lies more than ``lower`` below or ``upper`` above the diagonal; -1 keeps a side."""
     rows, columns = x.shape[-2:]
     m, n = torch.arange(rows)[:, None], torch.arange(columns)[None, :]
     below, above = integer(lower, -1), integer(upper, -1)
@@ -265,7 +265,7 @@ def pixel_unshuffle(x: Tensor, downscale_factor: Tensor) -> Tensor:
 
 
 def space_to_batch(x: Tensor, block_shape: Tensor, paddings: Tensor) -> Tensor:
-    """MIL's ``space_to_batch``, with its parameters and defaults."""
+    """Blocks of the padded picture become items of the batch, as TensorFlow orders them."""
     (top, bottom), (left, right) = paddings.tolist()
     x = functional.pad(x, (left, right, top, bottom))
     n, c, h, w = x.shape
@@ -276,7 +276,7 @@ def space_to_batch(x: Tensor, block_shape: Tensor, paddings: Tensor) -> Tensor:
 
 
 def batch_to_space(x: Tensor, block_shape: Tensor, crops: Tensor) -> Tensor:
-    """MIL's ``batch_to_space``, with its parameters and defaults."""
+    """The inverse of ``space_to_batch``; ``crops`` cuts the edges."""
     (top, bottom), (left, right) = crops.tolist()
     b0, b1 = ints(block_shape)
     n, c, h, w = x.shape
