@@ -29,10 +29,13 @@ def save(
     from coremltools.converters.mil.mil import Builder as mb  # noqa: N813
 
     opset = getattr(ct.target, target)
-    names = [f"x{i}" for i in range(len(inputs))]
-    scope: dict[str, Any] = {"body": body, "mb": mb}
-    exec(f"def written({', '.join(names)}):\n    return body(mb, {', '.join(names)})", scope)
-    program = mb.program(input_specs=inputs, opset_version=opset)(scope["written"])
+
+    # coremltools names the inputs after the parameters, so each count needs a function of its own.
+    written: dict[int, Callable[..., Any]] = {
+        1: lambda x0: body(mb, x0),
+        2: lambda x0, x1: body(mb, x0, x1),
+    }
+    program = mb.program(input_specs=inputs, opset_version=opset)(written[len(inputs)])
     made = ct.convert(
         program,
         convert_to="mlprogram",

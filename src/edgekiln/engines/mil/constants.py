@@ -92,6 +92,7 @@ def sparse_to_dense(nonzero_data: Tensor, mask: Tensor, shape: Tensor | None = N
 def lut_to_sparse(
     indices_mask: Tensor, indices_nonzero_data: Tensor, lut: Tensor, vector_axis: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
+    """The mask and the values that the palette gives at its places."""
     dense = lut_to_dense(sparse_to_dense(indices_nonzero_data, indices_mask), lut, None, vector_axis)
     mask = indices_mask
     if vector_axis is not None and lut.shape[-1] > 1:

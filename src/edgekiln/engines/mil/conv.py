@@ -54,6 +54,7 @@ def conv(
     dilations: Tensor | None = None,
     groups: Tensor | None = None,
 ) -> Tensor:
+    """Convolution; uneven padding is applied beforehand."""
     rank = x.dim() - 2
     step, holes = ints(strides, [1] * rank), ints(dilations, [1] * rank)
     extent = [(k - 1) * d + 1 for k, d in zip(weight.shape[2:], holes, strict=True)]

@@ -62,6 +62,7 @@ def power(x: Tensor, y: Tensor) -> Tensor:
 
 
 def gelu(x: Tensor, mode: str = "EXACT") -> Tensor:
+    """Exact, by tanh, or by a sigmoid of 1.702 x."""
     if mode == "EXACT":
         return functional.gelu(x)
     if mode == "TANH_APPROXIMATION":

@@ -78,6 +78,7 @@ def gather_nd(
     *,
     strict: bool,
 ) -> Tensor:
+    """The last axis of ``indices`` addresses leading axes of ``x``."""
     batch = integer(batch_dims)
     if batch == 0:
         return x[_tuples(indices, list(x.shape), strict)]
@@ -123,6 +124,7 @@ def scatter(
     *,
     strict: bool,
 ) -> Tensor:
+    """Slices of ``updates`` along ``axis`` into ``data`` at ``indices``."""
     at = integer(axis) % data.dim()
     index = _places(indices, data.shape[at], strict)
     moved = updates.movedim(list(range(at, at + index.dim())), list(range(index.dim())))
@@ -139,6 +141,7 @@ def scatter_along_axis(
     *,
     strict: bool,
 ) -> Tensor:
+    """Each element of ``updates`` to its own place along ``axis``."""
     at = integer(axis) % data.dim()
     index = _places(indices, data.shape[at], strict)
     if mode == "update":
@@ -210,6 +213,7 @@ def non_zero(x: Tensor) -> Tensor:
 def cumsum(
     x: Tensor, axis: Tensor | None = None, exclusive: Tensor | None = None, reverse: Tensor | None = None
 ) -> Tensor:
+    """Running sums; ``exclusive`` leaves each element itself out."""
     at = integer(axis)
     source = x.flip(at) if flag(reverse) else x
     total = source.cumsum(at)

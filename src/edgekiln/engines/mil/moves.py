@@ -37,6 +37,7 @@ def reshape_like(x: Tensor, ref_tensors: list[Tensor], begins: Any, ends: Any, e
 
 
 def expand_dims(x: Tensor, axes: Tensor) -> Tensor:
+    """Axes of length 1 at ``axes``, which count in the result."""
     rank = x.dim() + axes.numel()
     for axis in sorted(a % rank for a in ints(axes)):
         x = x.unsqueeze(axis)
@@ -44,6 +45,7 @@ def expand_dims(x: Tensor, axes: Tensor) -> Tensor:
 
 
 def squeeze(x: Tensor, axes: Tensor | None = None) -> Tensor:
+    """Drop axes of length 1: those named, or all."""
     if axes is None:
         return x.squeeze()
     chosen = [a % x.dim() for a in ints(axes)]
@@ -94,6 +96,7 @@ def slice_by_index(
     end_mask: Tensor | None = None,
     squeeze_mask: Tensor | None = None,
 ) -> Tensor:
+    """A Python slice per axis; ``squeeze_mask`` takes one element and drops its axis."""
     taken, dropped = _range(x, begin, end, stride, (begin_mask, end_mask, squeeze_mask))
     for axis, index in enumerate(taken):
         if index.numel() != x.shape[axis] or (index.numel() > 1 and int(index[0]) > int(index[1])):
@@ -124,6 +127,7 @@ def slice_update(
 
 
 def slice_by_size(x: Tensor, begin: Tensor, size: Tensor) -> Tensor:
+    """``size`` elements from ``begin`` per axis; -1 takes the rest."""
     for axis, (start, length) in enumerate(zip(ints(begin), ints(size), strict=True)):
         first = start + x.shape[axis] if start < 0 else start
         x = x.narrow(axis, first, x.shape[axis] - first if length == -1 else length)
@@ -134,7 +138,6 @@ def concat(values: list[Tensor], axis: Tensor, interleave: Tensor | None = None)
     """Values of rank 0 count as vectors of one element, as coremltools writes them into shapes."""
     values = [v.reshape(1) if v.dim() == 0 else v for v in values]
     at = integer(axis)
-    values = [v.reshape(1) if v.dim() == 0 else v for v in values]  # MIL joins scalars to a vector
     if flag(interleave):
         at %= values[0].dim()
         return torch.stack(values, dim=at + 1).flatten(at, at + 1)
@@ -148,6 +151,7 @@ def stack(values: list[Tensor], axis: Tensor) -> Tensor:
 def split(
     x: Tensor, axis: Tensor, num_splits: Tensor | None = None, split_sizes: Tensor | None = None
 ) -> tuple[Tensor, ...]:
+    """Parts of the given sizes, or ``num_splits`` equal ones."""
     at = integer(axis)
     if split_sizes is not None:
         return tuple(torch.split(x, ints(split_sizes), dim=at))
@@ -215,6 +219,7 @@ def reverse(x: Tensor, axes: Tensor | None = None) -> Tensor:
 def reverse_sequence(
     x: Tensor, lengths: Tensor, seq_axis: Tensor | None = None, batch_axis: Tensor | None = None
 ) -> Tensor:
+    """Reverse the first ``lengths[i]`` elements of item i of the batch."""
     along, over = integer(seq_axis), integer(batch_axis)
     parts = []
     for item, length in zip(x.unbind(over), ints(lengths), strict=True):
@@ -225,6 +230,7 @@ def reverse_sequence(
 
 
 def band_part(x: Tensor, lower: Tensor | None = None, upper: Tensor | None = None) -> Tensor:
+    """Zero all that lies more than ``lower`` below or ``upper`` above the diagonal; -1 keeps a side."""
     rows, columns = x.shape[-2:]
     m, n = torch.arange(rows)[:, None], torch.arange(columns)[None, :]
     below, above = integer(lower, -1), integer(upper, -1)
@@ -259,6 +265,7 @@ def pixel_unshuffle(x: Tensor, downscale_factor: Tensor) -> Tensor:
 
 
 def space_to_batch(x: Tensor, block_shape: Tensor, paddings: Tensor) -> Tensor:
+    """Blocks of the padded picture become items of the batch, as TensorFlow orders them."""
     (top, bottom), (left, right) = paddings.tolist()
     x = functional.pad(x, (left, right, top, bottom))
     n, c, h, w = x.shape
@@ -269,6 +276,7 @@ def space_to_batch(x: Tensor, block_shape: Tensor, paddings: Tensor) -> Tensor:
 
 
 def batch_to_space(x: Tensor, block_shape: Tensor, crops: Tensor) -> Tensor:
+    """The inverse of ``space_to_batch``; ``crops`` cuts the edges."""
     (top, bottom), (left, right) = crops.tolist()
     b0, b1 = ints(block_shape)
     n, c, h, w = x.shape

@@ -53,6 +53,7 @@ def rnn(
     output_sequence: Tensor | None = None,
     activation: str = "tanh",
 ) -> tuple[Tensor, Tensor]:
+    """A plain recurrent layer, one bias for both products."""
     act = _activation(activation)
     shift = torch.zeros(1) if bias is None else bias
 
@@ -139,6 +140,7 @@ def lstm(
     activation: str = "tanh",
     clip: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """One direction or both; states of both directions lie side by side."""
     names = (recurrent_activation, cell_activation, activation)
     limit = None if clip is None else number(clip)
     step = _lstm_step((weight_ih, weight_hh, bias, peephole), names, limit)

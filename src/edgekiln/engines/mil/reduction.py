@@ -87,6 +87,7 @@ def batch_norm(
 def instance_norm(
     x: Tensor, gamma: Tensor | None = None, beta: Tensor | None = None, epsilon: Tensor | None = None
 ) -> Tensor:
+    """Normalise each channel of each item over its spatial axes."""
     over = list(range(2, x.dim()))
     mean, variance = x.mean(dim=over, keepdim=True), x.var(dim=over, correction=0, keepdim=True)
     centred = (x - mean) / torch.sqrt(variance + number(epsilon, 1e-5))

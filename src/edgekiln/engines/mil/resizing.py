@@ -81,6 +81,7 @@ def upsample_bilinear(
     align_corners: Tensor | None = None,
     half_pixel_centers: Tensor | None = None,
 ) -> Tensor:
+    """Scales are computed anew from the sizes, as MIL says."""
     corners = flag(align_corners, True)
     centres = flag(half_pixel_centers, not corners)
     mode = "STRICT_ALIGN_CORNERS" if corners else "UNALIGN_CORNERS" if centres else "DEFAULT"
@@ -166,6 +167,7 @@ def affine(
     coordinates_mode: str = "normalized_minus_one_to_one",
     align_corners: Tensor | None = None,
 ) -> Tensor:
+    """Sample at places moved by a 2x3 matrix per item."""
     size = [x.shape[0], x.shape[1], integer(output_height), integer(output_width)]
     bounded(size)
     matrix = transform_matrix.reshape(-1, 2, 3).expand(x.shape[0], 2, 3)
