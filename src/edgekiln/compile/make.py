@@ -84,6 +84,9 @@ class _Observed(Record, frozen=True, kw_only=True):
 
 
 MATMUL_SHARE = 0.5
+MATMUL_ONLY = frozenset({"int8-dynamic", "int8-xnnpack-dynamic"})
+"""Recipes that quantise MatMul and Gemm alone."""
+
 LENT_SAMPLES = 64
 
 
@@ -105,7 +108,7 @@ def plan(
             reason = f"{target} has no such recipe; it takes {', '.join(takes)}"
         elif name == "bf16" and not {"bf16", "avx512_bf16", "amx_bf16"} & set(device.features):
             reason = f"{device.name} is not known to compute in bfloat16"
-        if name == "int8-dynamic" and matmul_share is not None and matmul_share < MATMUL_SHARE:
+        if name in MATMUL_ONLY and matmul_share is not None and matmul_share < MATMUL_SHARE:
             reason = f"for matmul-heavy graphs; MatMul and Gemm do {matmul_share:.1%} of this one's work"
         rows.append((name, reason))
     return rows
