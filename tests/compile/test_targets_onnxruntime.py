@@ -153,6 +153,9 @@ def test_float16_is_not_turned_into_float32_behind_the_phones_back(net: Path, tm
         check = next(c for c in artifact.checks if c.name == "ort-format")
         assert check.passed is None
         assert "float16" in check.detail
+        nnapi = row(artifact, "NnapiExecutionProvider")
+        assert nnapi.operators == len(onnx.load(half).graph.node)  # without the casts that this machine adds
+        assert row(artifact, "XnnpackExecutionProvider").taken
         full = ort_mobile.optimised(half)
         assert onnx.TensorProto.FLOAT16 not in {i.data_type for i in full.graph.initializer if i.dims}
 

@@ -22,6 +22,7 @@ from edgekiln.engines import Runner, open_engine
 from edgekiln.errors import ConversionFailed
 from edgekiln.files import sha256_file
 from edgekiln.records import Artifact
+from fakes import trained_efficientnet
 from fakes.networks import picture, sqnr_db
 from fakes.trained_digits import TRAINED, Digits
 from fakes.variants import PC, order
@@ -299,3 +300,21 @@ def test_the_dialect_has_u16_activations_and_other_dialects_refuse_them(
         quantise_static(
             digits.graph, seen, "minmax", {"activation_bits": 16}, DIALECTS["ort"], tmp_path / "o"
         )
+
+
+def test_efficientnet_lite0_is_one_partition_and_the_simulator_runs_it(tmp_path: Path) -> None:
+    full = trained_efficientnet.build(tmp_path)
+    seen = [
+        {"image": trained_efficientnet.photograph(n)} for n in ("astronaut.png", "coffee.png", "rocket.jpg")
+    ]
+    graph = quantised(full, seen, "int8-static-minmax", tmp_path / "q.onnx")
+    (tmp_path / "out").mkdir()
+    artifact = convert(order(tmp_path / "v", graph, "int8-static-minmax", S24), tmp_path / "out")
+    placed = artifact.placement[0]
+    assert (placed.partitions, placed.fallback) == (1, {})
+    assert placed.taken == placed.operators
+    assert artifact.checks[0].passed is True
+    native = variants_artifact(full.name, "onnxruntime")
+    expected = open_engine("onnxruntime", native, full.parent, 1)(seen[0])["logits"]
+    found = open_engine("qnn", artifact, tmp_path / "out", 1)(seen[0])["logits"]
+    assert sqnr_db(expected, found) > 10

@@ -81,7 +81,7 @@ def convert(order: Conversion, into: Path) -> Artifact:
 def _placed(order: Conversion, artifact: Artifact, into: Path, shipped: ModelProto | None) -> Artifact:
     """The artifact with its placement rows, and providers.json where there is a choice."""
     found = available(order.device, flexible=bool(order.sizes))
-    handed = ort_mobile.optimised(order.graph("placing"), fused=False)
+    handed = ort_mobile.handed(order.graph("placing"))
     graph, plain = (handed, None) if shipped is None else (shipped, handed)
     placement = rows(order.device, found, into / artifact.entry, graph, plain)
     options = artifact.options

@@ -72,6 +72,15 @@ def optimised(graph: Path, fused: bool = True) -> ModelProto:
         return onnx.load(made)
 
 
+def handed(graph: Path) -> ModelProto:
+    """The graph that a session on the phone hands to its providers: as here, but for this machine's casts."""
+    import onnx
+
+    before = onnx.load(graph)
+    after = optimised(graph, fused=False)
+    return before if leaks(before, after) else after
+
+
 def leaks(before: ModelProto, after: ModelProto) -> str:
     """What of this machine the optimised graph holds, in words; "" where it holds nothing of it."""
     import onnx
