@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from edgekiln.choose import (
     BASIS_LATENCY,
     BASIS_SIZE,
+    BASIS_WHOLE,
     SQNR_FLOOR_DB,
     choose,
     constraints,
@@ -16,7 +17,7 @@ from edgekiln.choose import (
     quality_figure,
     same_cost,
 )
-from edgekiln.records import Artifact, Budget, Evidence, Proof
+from edgekiln.records import Artifact, Budget, Evidence, Placement, Proof
 
 UNITS = {
     "accuracy_drop": "fraction",
@@ -483,3 +484,44 @@ def test_latency_and_size_are_asked_once_whatever_the_sizes():
     proofs = [proof("only", steady(2), **{"sqnr_db": 50, "sqnr_db@96x96": 50, "size_bytes": 1e6})]
     found = constraints(Budget(latency_p95_ms=5, size_bytes=10**7), proofs)
     assert [c.figure for c in found] == ["sqnr_db", "sqnr_db@96x96", "latency_p95_ms", "size_bytes"]
+
+
+def placed(found, *rows):
+    """``found`` with placement rows (provider, taken, operators, partitions)."""
+    placement = tuple(
+        Placement(provider=name, how="measured", taken=taken, operators=all_, partitions=parts, detail="x")
+        for name, taken, all_, parts in rows
+    )
+    return msgspec.structs.replace(
+        found, artifact=msgspec.structs.replace(found.artifact, placement=placement)
+    )
+
+
+CUT = (("XNNPACK", 44, 60, 17), ("GPU", None, None, None))
+WHOLE = (("GPU", None, None, None), ("XNNPACK", 60, 60, 1), ("NNAPI", 3, 60, 2))
+
+
+def test_without_a_latency_what_falls_back_loses_to_a_larger_one_that_runs_whole():
+    cut = placed(proof("cut", agreement=0.99, size_bytes=5e6), *CUT)
+    whole = placed(proof("whole", agreement=0.99, size_bytes=9e6), *WHOLE)
+    larger = placed(proof("larger", agreement=0.99, size_bytes=18e6), *WHOLE)
+    choice = choose("d", [cut, whole, larger], Budget(), ("onnxruntime",))
+    assert (choice.artifact_id, choice.basis) == ("whole", BASIS_WHOLE)
+    why = {loser.artifact_id: loser.why for loser in choice.losers}
+    assert "16 of 60 operators fall back from XNNPACK in 17 pieces" in why["cut"]
+    assert "larger" in why["larger"]
+
+
+def test_where_all_fall_back_or_none_was_asked_the_least_size_decides_as_before():
+    for rows in (CUT, ()):
+        small = placed(proof("small", agreement=0.99, size_bytes=5e6), *rows)
+        large = placed(proof("large", agreement=0.99, size_bytes=9e6), *CUT)
+        choice = choose("d", [small, large], Budget())
+        assert choice.artifact_id == "small"
+
+
+def test_a_measured_latency_decides_whatever_falls_back():
+    cut = placed(proof("cut", [1.0] * 40, agreement=0.99, size_bytes=5e6), *CUT)
+    whole = placed(proof("whole", [9.0] * 40, agreement=0.99, size_bytes=9e6), *WHOLE)
+    choice = choose("d", [cut, whole], Budget())
+    assert (choice.artifact_id, choice.basis) == ("cut", BASIS_LATENCY)

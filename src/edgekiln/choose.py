@@ -19,6 +19,10 @@ SQNR_FLOOR_DB = 20.0
 
 BASIS_LATENCY = "least median latency among those that meet the budget"
 BASIS_SIZE = "no latency is known on this device: its preferred target, then the least size within the budget"
+BASIS_WHOLE = (
+    "no latency is known on this device: its preferred target, there what runs without falling back, then "
+    "the least size within the budget"
+)
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,8 @@ def choose(device: str, proofs: Sequence[Proof], budget: Budget, order: Sequence
     timed = _any(fit or proofs, "latency_p50_ms")
     cost = "latency_p50_ms" if timed else "size_bytes"
     quality = quality_figure(proofs)
-    ranked = fit if timed else _preferred(fit, order)
+    preferred = fit if timed else _preferred(fit, order)
+    ranked = preferred if timed else _whole(preferred)
     cheap = _cheapest(ranked, cost)
     winner = _best(cheap, cost, quality) if cheap else None
     losers = []
@@ -99,8 +104,10 @@ def choose(device: str, proofs: Sequence[Proof], budget: Budget, order: Sequence
             continue
         if winner is None or broken[p.artifact.id]:
             why = "breaks the budget: " + "; ".join(broken[p.artifact.id])
-        elif p not in ranked:
+        elif p not in preferred:
             why = f"no latency is known, and {winner.artifact.target} comes first on this device"
+        elif p not in ranked:
+            why = f"no latency is known, and {_fallback(p)}, while {winner.artifact.recipe} runs whole"
         elif p in cheap:
             margin = "within this run's spread" if timed else "within 2 %"
             why = f"as cheap as the winner {margin}, but of no higher quality ({quality})"
@@ -108,7 +115,7 @@ def choose(device: str, proofs: Sequence[Proof], budget: Budget, order: Sequence
             why = _dearer(p, winner, cost)
         losers.append(Loser(artifact_id=p.artifact.id, why=why))
     unproven = () if winner is None else tuple(dict.fromkeys(c.key for c in checks if not _proven(winner, c)))
-    basis = BASIS_LATENCY if timed else BASIS_SIZE
+    basis = BASIS_LATENCY if timed else BASIS_SIZE if ranked == preferred else BASIS_WHOLE
     if winner is None:
         basis = "no artifact meets the budget" if proofs else "no artifact could be made"
     return Choice(
@@ -166,6 +173,26 @@ def _preferred(fit: Sequence[Proof], order: Sequence[str]) -> list[Proof]:
         if found:
             return found
     return list(fit)
+
+
+def _whole(fit: Sequence[Proof]) -> list[Proof]:
+    """Those that their first provider takes whole, where there are any; else all.
+
+    Which operators fall back is known without the device, and what falls back in pieces is what users find
+    slow: a LiteRT file cut into 17 pieces took twice its float form's time here (docs/targets.md).
+    """
+    found = [p for p in fit if not _fallback(p)]
+    return found or list(fit)
+
+
+def _fallback(proof: Proof) -> str:
+    """What the first provider that could be asked leaves to others, in words; "" where it takes all."""
+    first = next((r for r in proof.artifact.placement if r.taken is not None and r.operators), None)
+    if first is None or first.taken is None or first.operators is None or first.taken == first.operators:
+        return ""
+    left = first.operators - first.taken
+    pieces = f" in {first.partitions} pieces" if first.partitions else ""
+    return f"{left} of {first.operators} operators fall back from {first.provider}{pieces}"
 
 
 def _price(proof: Proof, cost: str) -> float:

@@ -232,9 +232,11 @@ def test_every_recipe_of_a_target_is_tried_or_has_a_reason():
 
 def test_bfloat16_is_skipped_where_the_device_is_not_known_to_compute_in_it():
     assert "not known to compute in bfloat16" in skipped(PC, "openvino")["bf16"]
-    for feature in ("bf16", "avx512_bf16", "amx_bf16"):
+    for target, feature in (("openvino", "avx512_bf16"), ("openvino", "amx_bf16"), ("tensorrt", "bf16")):
         able = msgspec.structs.replace(PC, features=(feature,))
-        assert "bf16" not in skipped(able, "openvino")
+        assert "bf16" not in skipped(able, target)
+    arm = msgspec.structs.replace(PC, arch="arm64", features=("bf16",))
+    assert "by openvino" in skipped(arm, "openvino")["bf16"]
 
 
 def test_dynamic_quantisation_is_skipped_for_convolutional_graphs_and_the_share_is_named(digits):

@@ -88,6 +88,8 @@ MATMUL_ONLY = frozenset({"int8-dynamic", "int8-xnnpack-dynamic"})
 """Recipes that quantise MatMul and Gemm alone."""
 
 LENT_SAMPLES = 64
+BF16 = {"openvino": frozenset({"avx512_bf16", "amx_bf16"}), "tensorrt": frozenset({"bf16"})}
+"""By target, the features of a device with which it computes in bfloat16."""
 
 
 def plan(
@@ -106,8 +108,8 @@ def plan(
         reason = ""
         if name not in takes and not (static and name.startswith("int8-static")):
             reason = f"{target} has no such recipe; it takes {', '.join(takes)}"
-        elif name == "bf16" and not {"bf16", "avx512_bf16", "amx_bf16"} & set(device.features):
-            reason = f"{device.name} is not known to compute in bfloat16"
+        elif name == "bf16" and not BF16[target] & set(device.features):
+            reason = f"{device.name} is not known to compute in bfloat16 by {target}"
         if name in MATMUL_ONLY and matmul_share is not None and matmul_share < MATMUL_SHARE:
             reason = f"for matmul-heavy graphs; MatMul and Gemm do {matmul_share:.1%} of this one's work"
         rows.append((name, reason))

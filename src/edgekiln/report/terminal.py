@@ -139,7 +139,7 @@ def print_build(build: Build, console: Console, out_dir: Path) -> None:
 
 
 def _placement(console: Console, devices: Sequence[Device]) -> None:
-    """A row per provider of each chosen artifact; what is not known says why in its place."""
+    """A row per provider of each chosen artifact that could be asked; the others are counted."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False, header_style="bold")
     table.add_column("Placement", overflow="fold", min_width=14)
     table.add_column("Provider", overflow="fold", min_width=8)
@@ -147,19 +147,26 @@ def _placement(console: Console, devices: Sequence[Device]) -> None:
     table.add_column("Parts", justify="right", no_wrap=True)
     table.add_column("Falls back", overflow="fold", min_width=10)
     table.add_column("How", no_wrap=True)
+    unasked = 0
     for device in devices:
         for row in placed(device.chosen.proof) if device.chosen else ():
-            known = row.share is not None
+            if row.share is None:
+                unasked += 1
+                continue
             table.add_row(
                 _text(device.choice.device, "bold"),
                 _text(row.provider),
                 row.taken,
                 row.partitions,
-                _text(row.fallback if known else row.detail, "yellow" if row.fallback != "none" else "dim"),
-                Text(row.how if known else numbers.MISSING, "dim"),
+                _text(row.fallback, "yellow" if row.fallback != "none" else "dim"),
+                Text(row.how, "dim"),
             )
     if table.row_count:
         console.print(table)
+    if unasked:
+        said = f"{numbers.count(unasked, 'provider')} could not be asked here; the report says why of each."
+        console.print(Text(said, "dim"))
+    if table.row_count or unasked:
         console.print()
 
 
