@@ -6,6 +6,7 @@ Both go through the same stations as a build: import, optimise, calibrate, make.
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -69,6 +70,17 @@ def scene(network: Network, cache: Path, threads: int) -> Scene:
     return _scene(
         intake, cache, threads, lambda n: _crops(intake, data, n), lambda: samples(intake, intake.holdout)
     )
+
+
+def scene_of(job: Job, cache: Path, threads: int) -> Scene:
+    """The same of any job that brings pictures: its own calibration and holdout sets."""
+    demo_data()
+    intake = take_in(job, cache)
+
+    def calibration(n: int) -> Iterator[Inputs]:
+        return itertools.islice(samples(intake, intake.calibration), n)
+
+    return _scene(intake, cache, threads, calibration, lambda: samples(intake, intake.holdout))
 
 
 def _scene(
