@@ -11,6 +11,7 @@ import tracemalloc
 import zipfile
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from edgekiln.bundle.unpack import opened, read_manifest
 from edgekiln.errors import BadInput
 from edgekiln.files import sha256_bytes
+from fakes import bundle_content
 from fakes.bundle_content import packed
 
 
@@ -482,3 +484,19 @@ def test_a_full_disk_while_unpacking_is_the_machines_fault(tmp_path, sound):
         env={**os.environ, "TMPDIR": tempfile.gettempdir()},
     )
     assert "Free some space" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(("entry", "sound"), [("sub", True), ("su", False), (".", False), ("sub/", False)])
+def test_an_entry_may_be_a_folder_of_the_artifacts_files_as_a_core_ml_package_is(entry, sound, tmp_path):
+    held = bundle_content.content(tmp_path / "content")
+    proof = held["proof"]
+    artifact = msgspec.structs.replace(proof.artifact, entry=entry)
+    held["proof"] = msgspec.structs.replace(proof, artifact=artifact)
+    path = tmp_path / "made.edgekiln"
+    bundle_content.pack(path, **held)
+    if sound:
+        with opened(path) as found:
+            assert (found.model_folder / found.manifest.artifact.entry / "plan.json").is_file()
+        return
+    with pytest.raises(BadInput, match="is none of its files"), opened(path):
+        pass

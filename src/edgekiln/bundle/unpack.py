@@ -148,7 +148,10 @@ def _check_covered(manifest: Manifest, path: Path) -> None:
     missing = next((name for name in needed if name not in files), None)
     if missing is not None or manifest.labels not in {None, LABELS}:
         raise _broken(path, f"the manifest does not cover '{missing or manifest.labels}'")
-    entries = {f.path for f in manifest.artifact.files}
+    # An entry is a file, or a folder of files: a Core ML package is one.
+    entries = {str(p) for f in manifest.artifact.files for p in (f.path, *PurePosixPath(f.path).parents)} - {
+        "."
+    }
     if manifest.artifact.entry not in entries:
         raise _broken(path, f"its artifact's entry '{manifest.artifact.entry}' is none of its files")
 

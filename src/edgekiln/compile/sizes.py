@@ -99,7 +99,7 @@ def joined(parts: Sequence[tuple[Size, Artifact]], folder: Path, detail: str) ->
     """
     base = parts[0][1]
     for size, part in parts:
-        if not (folder / size_text(size) / part.entry).is_file():
+        if not (folder / size_text(size) / part.entry).exists():
             why = f"the file of {size_text(size)} is missing"
             raise ConversionFailed("putting together", base.id, why, "This is a fault of edgekiln: report it")
     options: dict[str, Scalar] = dict(base.options)
