@@ -29,6 +29,18 @@ def test_what_is_missing_has_a_command_and_what_is_there_has_none() -> None:
         assert ability.there != bool(ability.cure)
 
 
+def test_a_machine_without_a_browser_or_its_runtime_is_told_how_to_get_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEKILN_NODE_MODULES", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    rows = {a.ability: a for a in doctor().abilities if a.subject == "web" and a.ability != "convert"}
+    assert set(rows) == {"run (Chromium)", "run (onnxruntime-web)"}
+    assert not any(a.there for a in rows.values())
+    assert "apt-get install chromium" in rows["run (Chromium)"].cure
+    assert "npm install" in rows["run (onnxruntime-web)"].cure
+
+
 def test_an_installation_without_the_extras_is_told_how_to_add_each(tmp_path: Path, kiln: Kiln) -> None:
     """Packages of the light core only: a folder of links to them, and no other site-packages."""
     light = ["numpy", "msgspec", "onnx", "onnxruntime", "platformdirs", "google", "ml_dtypes"]

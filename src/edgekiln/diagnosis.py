@@ -6,6 +6,8 @@ import importlib.metadata
 import importlib.util
 
 from edgekiln.compile.targets import TARGETS
+from edgekiln.engines import chromium, npm
+from edgekiln.errors import NotRunnableHere
 from edgekiln.prove.environment import fitness
 from edgekiln.records import Record
 
@@ -68,8 +70,25 @@ class Diagnosis(Record, frozen=True, kw_only=True):
 def doctor() -> Diagnosis:
     """Look for the packages without importing them, and at this machine's fitness to measure on."""
     found = [_ability(target, what, *need) for target in TARGETS for what, need in _NEEDS[target].items()]
+    found += _web()
     found += [_ability(name, "import", *need) for name, need in _IMPORTERS.items()]
     return Diagnosis(abilities=tuple(found), unfit=fitness())
+
+
+def _web() -> list[Ability]:
+    """What running a web artifact needs: a browser, and a package that no extra can bring."""
+    try:
+        there, cure = bool(chromium.find("running", "web artifacts")), ""
+    except NotRunnableHere as error:
+        there, cure = False, error.cure
+    browser = Ability(subject="web", ability="run (Chromium)", there=there, cure=cure)
+    name = "onnxruntime-web"
+    try:
+        version, cure = npm.version(npm.package(name, "running", "web artifacts")), ""
+    except NotRunnableHere as error:
+        version, cure = "", error.cure
+    runtime = Ability(subject="web", ability=f"run ({name})", there=not cure, version=version, cure=cure)
+    return [browser, runtime]
 
 
 def _ability(subject: str, what: str, distribution: str, module: str, extra: str) -> Ability:
