@@ -70,7 +70,7 @@ def _passed(proof: Proof) -> str:
     if sqnr is None:
         missing = proof.get("sqnr_db")
         return f"no figure: {missing.reason if missing else 'not judged'}"
-    return f"{'passed' if sqnr >= FLOOR_DB else 'wrong'}, {sqnr:.0f} dB"
+    return f"{'passed' if sqnr >= FLOOR_DB else 'below the floor'}, {sqnr:.0f} dB"
 
 
 def _reason(lost: Failure | None) -> str:

@@ -20,7 +20,7 @@ from edgekiln.cache import step
 from edgekiln.compile.graph import ops
 from edgekiln.compile.isolate import Converters
 from edgekiln.compile.quantise.observers import Observation, load, observe, save
-from edgekiln.compile.quantise.static import DIALECTS, precisions, quantise_dynamic, quantise_static
+from edgekiln.compile.quantise.static import DIALECTS, precisions, prepared, quantise_dynamic, quantise_static
 from edgekiln.compile.recipes import LEFT_TO_TARGET, needs_calibration, recipe
 from edgekiln.compile.targets import TARGETS, Conversion, dialect
 from edgekiln.devices import Device
@@ -231,7 +231,8 @@ def _apply(one: Pass, shop: Workshop, form: str, path: Path, into: Path) -> tupl
         into, note = _precision(str(one.params["type"]), path, into)
     elif one.name == "quantise-static":
         rule = str(one.params["rule"])
-        held = quantise_static(path, _observations(shop), rule, one.params, DIALECTS[form], into)
+        ready = prepared(path, DIALECTS[form], into.with_name("prepared.onnx"))
+        held = quantise_static(ready, _observations(shop, ready), rule, one.params, DIALECTS[form], into)
         note = f"dialect {form}: {len(held)} ranges by {rule} from {_samples_text(shop)}"
     elif one.name == "quantise-dynamic":
         quantise_dynamic(path, into)
@@ -279,17 +280,19 @@ def _nncf(preset: str, shop: Workshop, path: Path, into: Path) -> Path:
     return quantise_openvino(path, shop.calibration.samples, shop.calibration.n, named, into)
 
 
-def _observations(shop: Workshop) -> dict[str, Observation]:
-    """The activations' observations: one pass over the data for every static recipe and dialect."""
+def _observations(shop: Workshop, graph: Path) -> dict[str, Observation]:
+    """The activations' observations: one pass over the data for all recipes and dialects of one graph."""
     data = shop.calibration
     assert data is not None  # _variant refuses the recipe otherwise
 
     def produce(into: Path) -> _Observed:
-        seen = observe(shop.graph, data.samples(), shop.threads)
+        seen = observe(graph, data.samples(), shop.threads)
         save(seen, into / "observations.npz")
         return _Observed(tensors=len(seen))
 
-    folder, _, _ = step(shop.cache, "observe", [shop.model_sha256, data.sha256, _tools()], _Observed, produce)
+    # Most dialects quantise the shop's own graph, whose hash is its name.
+    name = shop.model_sha256 if graph == shop.graph else sha256_file(graph)
+    folder, _, _ = step(shop.cache, "observe", [name, data.sha256, _tools()], _Observed, produce)
     return load(folder / "observations.npz")
 
 

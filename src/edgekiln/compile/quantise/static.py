@@ -73,16 +73,15 @@ def quantise_static(
         calibration = Path(scratch) / "ranges.json"
         _write_ranges(held, calibration)
         try:
-            source = _fused_for_hexagon(graph, Path(scratch)) if dialect.hexagon else graph
             quantize_static(
-                str(source),
+                str(graph),
                 str(into),
                 None,
                 quant_format=QuantFormat.QDQ,
                 activation_type=QuantType[activations],
                 calibrate_method=CalibrationMethod.MinMax,
                 calibration_cache_path=str(calibration),
-                **(_hexagon(source, activations) if dialect.hexagon else _general(source, dialect)),
+                **(_hexagon(graph, activations) if dialect.hexagon else _general(graph, dialect)),
             )
         except Exception as error:
             raise ConversionFailed(
@@ -165,13 +164,24 @@ def _hexagon(graph: Path, activations: str) -> dict[str, Any]:
     }
 
 
-def _fused_for_hexagon(graph: Path, scratch: Path) -> Path:
-    """The graph with Gelu as one operator, as ONNX Runtime's QNN guide asks before quantising: in pieces its
-    Erf falls back to the CPU."""
+def prepared(graph: Path, dialect: Dialect, into: Path) -> Path:
+    """The graph that ranges are found on and that is quantised: ``graph``, or what was written to ``into``.
+
+    Hexagon's has Gelu as one operator, as ONNX Runtime's QNN guide asks before quantising: in pieces its Erf
+    falls back to the CPU. That tool also takes composed operators (HardSwish) apart, whose inner tensors
+    need ranges too. Raises ConversionFailed where it refuses the graph.
+    """
+    if not dialect.hexagon:
+        return graph
     from onnxruntime.quantization.execution_providers.qnn import qnn_preprocess_model
 
-    made = scratch / "fused.onnx"
-    return made if qnn_preprocess_model(graph, made) else graph
+    try:
+        with quiet():
+            return into if qnn_preprocess_model(graph, into) else graph
+    except Exception as error:
+        why = f"ONNX Runtime's QNN preparation refused it: {type(error).__name__}: {str(error)[:300]}"
+        cure = "Use a float recipe for this model, or another target"
+        raise ConversionFailed("preparing for Hexagon", graph.name, why, cure) from error
 
 
 def quantise_dynamic(graph: Path, into: Path) -> None:
