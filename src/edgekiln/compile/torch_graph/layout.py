@@ -119,7 +119,7 @@ def pick(node: Node, places: dict[int, Array], first: tuple[slice, ...] | None =
     def run(x: Tensor, *index: Tensor) -> Tensor:
         x = x if first is None else x[first]
         for axis, one in zip(axes, index, strict=True):
-            x = torch.index_select(x, axis, one)
+            x = selected(x, axis, one)
         return x
 
     return run, [node.name(0), *(node.keep(p.astype(np.int64)) for p in places.values())]
@@ -131,6 +131,20 @@ def wrapped(index: Tensor, length: int) -> Tensor:
     The length is a tensor: ExecuTorch's quantiser turns numbers that are added to tensors into floats.
     """
     return torch.where(index < 0, index + torch.full_like(index, length), index)
+
+
+def selected(x: Tensor, axis: int, places: Tensor) -> Tensor:
+    """``torch.index_select``; booleans go as integers, because Core ML gathers none."""
+    if x.dtype == torch.bool:
+        return torch.index_select(x.to(torch.int32), axis, places) != 0
+    return torch.index_select(x, axis, places)
+
+
+def gathered(x: Tensor, axis: int, places: Tensor) -> Tensor:
+    """``torch.gather`` in the same way."""
+    if x.dtype == torch.bool:
+        return torch.gather(x.to(torch.int32), axis, places) != 0
+    return torch.gather(x, axis, places)
 
 
 def gather(node: Node) -> Lowered:
@@ -145,18 +159,16 @@ def gather(node: Node) -> Lowered:
         if known.ndim == 0:
             return (lambda x: x.select(axis, int(places))), [node.name(0)]
         index = node.keep(places.reshape(-1))
-        return (lambda x, i: torch.index_select(x, axis, i).reshape(made)), [node.name(0), index]
+        return (lambda x, i: selected(x, axis, i).reshape(made)), [node.name(0), index]
     if axis == 0 and len(shape) == 2 and node.dtype(0).is_floating_point:
         return (lambda x, i: functional.embedding(wrapped(i, length), x)), node.names
-    return (
-        lambda x, i: torch.index_select(x, axis, wrapped(i, length).reshape(-1)).reshape(made)
-    ), node.names
+    return (lambda x, i: selected(x, axis, wrapped(i, length).reshape(-1)).reshape(made)), node.names
 
 
 def gather_elements(node: Node) -> Lowered:
     axis = node.axis(node.attribute("axis", 0))
     length = node.shape(0)[axis]
-    return (lambda x, i: torch.gather(x, axis, wrapped(i.to(torch.int64), length))), node.names
+    return (lambda x, i: gathered(x, axis, wrapped(i.to(torch.int64), length))), node.names
 
 
 def _flat_index(index: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -177,14 +189,25 @@ def gather_nd(node: Node) -> Lowered:
     groups = math.prod(shape[:batch])
     made = [*index[:-1], *rest]
 
-    def run(x: Tensor, i: Tensor) -> Tensor:
-        places = _flat_index(i, inner).reshape(groups, -1)
-        size = math.prod(inner)
-        places = (places + torch.arange(0, groups * size, size).unsqueeze(1)).reshape(-1)
-        flat = x.reshape(groups * math.prod(inner), *rest)
-        return torch.index_select(flat, 0, places).reshape(made)
+    size = math.prod(inner)
+    offsets = np.arange(groups, dtype=np.int64)[:, None] * size
+    known = node.constant(1)
+    if known is not None:
+        tuples = np.moveaxis(known.astype(np.int64).reshape(groups, -1, depth), -1, 0)
+        if any(((one < -n) | (one >= n)).any() for one, n in zip(tuples, inner, strict=True)):
+            node.refuse(f"an index is outside {list(inner)}")
+        wrapped_tuples = tuple(one % n for one, n in zip(tuples, inner, strict=True))
+        places = (np.ravel_multi_index(wrapped_tuples, inner) + offsets).reshape(-1)
+        return (lambda x, i: selected(x.reshape(groups * size, *rest), 0, i).reshape(made)), [
+            node.name(0),
+            node.keep(places),
+        ]
 
-    return run, node.names
+    def run(x: Tensor, i: Tensor, start: Tensor) -> Tensor:
+        places = (_flat_index(i, inner).reshape(groups, -1) + start).reshape(-1)
+        return selected(x.reshape(groups * size, *rest), 0, places).reshape(made)
+
+    return run, [*node.names, node.keep(offsets)]
 
 
 REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
@@ -315,7 +338,7 @@ def compress(node: Node) -> Lowered:
     chosen = np.flatnonzero(node.needed(1, "which elements it takes"))
     axis = node.attribute("axis")
     if axis is None:
-        return (lambda x, i: torch.index_select(x.reshape(-1), 0, i)), [node.name(0), node.keep(chosen)]
+        return (lambda x, i: selected(x.reshape(-1), 0, i)), [node.name(0), node.keep(chosen)]
     return pick(node, {node.axis(axis): chosen})
 
 
