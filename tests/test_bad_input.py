@@ -284,7 +284,7 @@ def test_a_job_file_that_is_not_there(work: Kiln) -> None:
         ("--device", "jetson", ("jetson-orin-nano-8gb", "jetson-orin-nx-16gb")),
         ("--device", "../../etc/passwd", ("no such device",)),
         ("--target", "tensort", ("Did you mean 'tensorrt'",)),
-        ("--target", "coreml", ("planned",)),
+        ("--target", "corml", ("coreml",)),
         ("--recipe", "int8-static-minmx", ("Did you mean 'int8-static-minmax'",)),
         ("--latency-ms", "-1", ("not positive",)),
         ("--latency-ms", "nan", ("finite",)),
@@ -324,22 +324,31 @@ def test_no_disk_space_for_the_first_step(work: Kiln) -> None:
     assert not list(work.folder.rglob(".*"))
 
 
-def test_no_disk_space_for_each_result_leaves_the_others_whole(
+def test_no_disk_space_for_the_bundle_leaves_no_result(
     work: Kiln, digit_files: Path, digit_build: Path
 ) -> None:
-    """With every step in the cache only the results are written, in this order and each larger."""
+    """With every step in the cache only the results are written, the bundle first; it is the largest."""
     arguments = [*digits.build_arguments(digit_files), "--out", "out"]
     whole = contents(digit_build)
-    written: set[str] = set()
-    for name in ("bundles/host.edgekiln", "evidence.json", "report.html"):
-        done = work(*arguments, before=limited(len(whole[name]) - 1))
+    done = work(*arguments, before=limited(len(whole["bundles/host.edgekiln"]) - 1))
+    done.refused("bundles/host.edgekiln", "no space is left on the disk", "Free some space")
+    assert not contents(work.folder / "out")
+    assert work(*arguments).code == 0
+    assert contents(work.folder / "out") == whole
+
+
+def test_no_disk_space_for_a_result_leaves_those_before_it_whole(work: Kiln, digit_files: Path) -> None:
+    """No artifact is that small, so there is no bundle: evidence and report are written, each larger."""
+    arguments = [*digits.build_arguments(digit_files), "--size-mb", "0.0001"]
+    assert work(*arguments, "--out", "whole").code == 1
+    whole = contents(work.folder / "whole")
+    for name, before in (("evidence.json", set()), ("report.html", {"evidence.json", "decision.json"})):
+        done = work(*arguments, "--out", "out", before=limited(len(whole[name]) - 1))
         done.refused(name, "no space is left on the disk", "Free some space")
         found = contents(work.folder / "out")
-        assert name not in found
-        assert written < set(found) or not found
+        assert set(found) == before
         assert all(data == whole[path] for path, data in found.items())
-        written = set(found)
-    assert work(*arguments).code == 0
+    assert work(*arguments, "--out", "out").code == 1
     assert contents(work.folder / "out") == whole
 
 

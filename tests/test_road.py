@@ -233,13 +233,16 @@ def test_a_percentile_of_ones_own_is_made(kiln: Kiln, digit_files: Path) -> None
     assert [p.artifact.recipe for p in found.proofs] == ["int8-static-percentile-99.5"]
 
 
-def test_a_device_without_any_target_says_so_and_is_exit_code_1(kiln: Kiln, digit_files: Path) -> None:
-    done = kiln("build", digit_files / "digits.onnx", "--device", "browser", "--out", "out")
+def test_a_device_that_takes_no_target_asked_for_says_so_and_is_exit_code_1(
+    kiln: Kiln, digit_files: Path
+) -> None:
+    asked = ["--device", "browser", "--target", "openvino", "--out", "out"]
+    done = kiln("build", digit_files / "digits.onnx", *asked)
     assert done.code == 1
     (choice,) = evidence(kiln.folder / "out").decision.choices
     assert (choice.status, choice.bundle) == ("none", None)
-    assert "edgekiln can't make web artifacts yet" in choice.basis
-    assert "can't make web" in " ".join(done.stdout.split())
+    assert "browser does not take it; it takes web" in choice.basis
+    assert "it takes web" in " ".join(done.stdout.split())
 
 
 def test_a_target_that_the_device_can_not_take_is_a_row(kiln: Kiln, digit_files: Path) -> None:

@@ -287,6 +287,21 @@ def test_names_and_dtypes_of_the_model_survive_what_core_ml_does_not_allow(tmp_p
     assert json.loads(str(artifact.options["input_names"])) == {"word_ids_0": "word.ids:0"}
 
 
+@pytest.mark.parametrize("name", ["state", "tensor", "fp16"])
+def test_words_of_the_mil_language_are_renamed_and_lead_back(name: str, tmp_path: Path) -> None:
+    graph = graph_of(
+        tmp_path / "odd.onnx",
+        [helper.make_node("Relu", [name], ["program"])],
+        [(name, TensorProto.FLOAT, [1, 5])],
+        [("program", TensorProto.FLOAT, [1, 5])],
+        {},
+    )
+    artifact = made(graph, "fp32", tmp_path)
+    x = {name: np.array([[-1, 2, -3, 4, 5]], np.float32)}
+    np.testing.assert_array_equal(run(artifact, tmp_path, x)["program"], native(graph, x)["program"])
+    assert json.loads(str(artifact.options["input_names"])) == {f"{name}_": name}
+
+
 # ---------------------------------------------------------------- sizes
 
 

@@ -79,7 +79,8 @@ def scale(values: Sequence[float], start: float, end: float, log: bool | None = 
         margin = max((high / low) ** 0.08, 1.1)
         least, most = max(low / margin, sys.float_info.min), min(high * margin, sys.float_info.max)
         return Scale(least, most, start, end, True)
-    span = high - low or abs(high) * 0.5 or 1.0
+    # A tenth of what is smaller is nothing.
+    span = next(s for s in (high - low, abs(high) * 0.5, 1.0) if s >= 1e-300)
     return Scale(low - 0.1 * span, high + 0.1 * span, start, end)
 
 

@@ -25,6 +25,14 @@ Ranges: TypeAlias = Mapping[str, tuple[int, int]] | None
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 """What an ML Program allows as the name of an input or output."""
 
+# fmt: off
+RESERVED = frozenset((
+    "any", "bool", "program", "func", "tensor", "list", "dict", "tuple", "true", "false", "string", "bf16",
+    "fp16", "fp32", "fp64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "state",
+))
+# fmt: on
+"""Words of the MIL language: coremltools renames an input or output of that name without saying so."""
+
 PROBABILITIES = "edgekiln_class_probabilities"
 LABEL = "classLabel"
 _NORMALISED = {"Softmax", "Sigmoid"}
@@ -114,9 +122,9 @@ def _features(model: Any) -> tuple[tuple[Feature, ...], tuple[Feature, ...]]:
 
 def _allowed(name: str, taken: set[str]) -> str:
     """``name`` where an ML Program allows it, else a near one that nothing has; ``taken`` grows by it."""
-    if NAME.fullmatch(name) and name != LABEL:
+    if NAME.fullmatch(name) and name != LABEL and name not in RESERVED:
         return name
-    near = re.sub(r"[^A-Za-z0-9_]", "_", name)
+    near = re.sub(r"[^A-Za-z0-9_]", "_", name) + ("_" if name in RESERVED else "")
     near = near if NAME.fullmatch(near) and near != LABEL else f"_{near}"
     while near in taken:
         near += "_"

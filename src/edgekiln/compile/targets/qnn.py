@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgekiln import files
 from edgekiln.compile.precision import holds, to_fp16
@@ -20,6 +22,9 @@ from edgekiln.devices import Device
 from edgekiln.engines.qnn import PROVIDER
 from edgekiln.errors import ConversionFailed, MissingExtra
 from edgekiln.records import Artifact, Check, Placement, Scalar
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ def convert(order: Conversion, into: Path) -> Artifact:
     options = provider_options(chip)
     told = {name: str(value) for name, value in options.items()}
     verdict = ask(into, Order(provider=told, compile=chip is not None))
-    if not verdict.taken:
+    if not verdict.taken or _idle(model, verdict):
         why = f"Hexagon takes none of its operators: {', '.join(verdict.fallback)}"
         raise ConversionFailed(doing, variant.path, why, "Use another target for this model")
     options["cpu_fallback"] = bool(verdict.fallback)
@@ -117,6 +122,13 @@ def convert(order: Conversion, into: Path) -> Artifact:
         checks=_checks(device, chip, verdict),
         placement=(placement(verdict, chip),),
     )
+
+
+def _idle(model: ModelProto, verdict: Verdict) -> bool:
+    """Whether Hexagon is left with what only carries values: casts between types, and Q/DQ."""
+    carrying = {"Cast", "QuantizeLinear", "DequantizeLinear"}
+    computing = Counter(n.op_type for n in model.graph.node if n.op_type not in carrying)
+    return all(verdict.fallback.get(op, 0) >= count for op, count in computing.items())
 
 
 def placement(verdict: Verdict, chip: Soc | None) -> Placement:

@@ -131,7 +131,9 @@ class Node:
 
     def refuse(self, why: str) -> NoReturn:
         label = f"'{self.proto.name}'" if self.proto.name else f"that makes '{self.outputs[0]}'"
-        raise ConversionFailed(DOING, f"{self.proto.op_type} {label}", why, CURE)
+        which = f"{self.proto.op_type} {label}"
+        # A row of the report shows the reason alone: it names the operator too.
+        raise ConversionFailed(DOING, which, f"{which}: {why}", CURE)
 
 
 Translate: TypeAlias = Callable[[Node], Lowered]
