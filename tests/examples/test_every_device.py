@@ -56,10 +56,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Build, Path]:
     return build(order, cache=folder / "cache"), folder / "out"
 
 
-def test_the_two_jobs_differ_in_devices_and_output_alone() -> None:
+def test_the_two_jobs_differ_in_devices_targets_and_output_alone() -> None:
     few, all_ = (tomllib.loads((EXAMPLE / name).read_text()) for name in ("job.toml", "every_device.toml"))
     assert set(all_.pop("devices")) == set(LANGUAGES) >= set(few.pop("devices"))
     assert all_.pop("out") != few.pop("out")
+    assert set(few["search"].pop("targets")) < set(TARGETS)
     assert all_ == few
 
 
