@@ -58,7 +58,7 @@ class Compiled:
     wrong: str
 
     def run(self, *arguments: object) -> list[str]:
-        command = [java(), "-cp", self.classpath, "harness.MainKt", *map(str, arguments)]
+        command = [java(), "-XX:+UseSerialGC", "-cp", self.classpath, "harness.MainKt", *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()
@@ -231,7 +231,9 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
     needed = [jars / name for name in ("kotlin-stdlib.jar", "kotlinx-coroutines-core-jvm.jar")]
     classpath = ":".join(map(str, needed))
     out, refused = root / "classes", root / "refused"
-    command = [java(), "-cp", jars / "kotlin-compiler.jar", FAKES / "Compile.java", classpath]
+    # For so short a run the first compiler and the simplest collector cost least.
+    quick = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
+    command = [java(), *quick, "-cp", jars / "kotlin-compiler.jar", FAKES / "Compile.java", classpath]
     done = subprocess.run(
         [*command, sources, out, wrong, refused], capture_output=True, text=True, timeout=400
     )
