@@ -31,7 +31,7 @@ APT = (
     '*install*chromium*) cp "$BIN/note" "$BIN/chromium" ;;\n'
     '*install*nodejs*) cp "$BIN/note" "$BIN/node" ;;\n'
     '*install*default-jdk*) cp "$BIN/note" "$BIN/java" ;;\n'
-    'esac\n'
+    "esac\n"
 )
 NPM = NOTE + 'exit "${NPM_FAILS:-0}"\n'
 PROGRAMS = ("node", "java", "g++", "cmake")
