@@ -213,7 +213,10 @@ def test_a_change_of_the_sources_changes_every_key(tmp_path):
         file.write("# a change\n")
     changed = code_hash_of(tmp_path)
     (tmp_path / "edgekiln" / "choose.py").rename(tmp_path / "edgekiln" / "chosen.py")
-    assert len({same, changed, code_hash_of(tmp_path)}) == 3
+    renamed = code_hash_of(tmp_path)
+    with (tmp_path / "edgekiln" / "engines" / "web_page.mjs").open("a") as file:
+        file.write("// what is no Python makes artifacts and figures too\n")
+    assert len({same, changed, renamed, code_hash_of(tmp_path)}) == 4
 
 
 def test_the_code_hash_is_part_of_the_folder(tmp_path):

@@ -106,5 +106,6 @@ def _remove(folder: Path) -> None:
 def code_hash() -> str:
     """Hash of this package's sources: a finished step belongs to the code that made it."""
     package = Path(__file__).parent
-    parts = [p.relative_to(package).as_posix() + sha256_file(p) for p in sorted(package.rglob("*.py"))]
+    sources = sorted(p for p in package.rglob("*") if p.is_file() and p.suffix != ".pyc")
+    parts = [p.relative_to(package).as_posix() + sha256_file(p) for p in sources]
     return sha256_bytes("\n".join(parts).encode())

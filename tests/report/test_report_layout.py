@@ -6,7 +6,7 @@ import itertools
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edgekiln.report import charts, layout
@@ -18,6 +18,8 @@ FINITE = st.floats(-1e9, 1e9, allow_nan=False)
 
 
 @given(st.lists(FINITE, min_size=1, max_size=20))
+@example([0.0, 5e-324])
+@example([1.0, 1.0000000000000002])
 def test_a_scale_holds_every_value_in_order_even_where_all_are_equal(values: list[float]) -> None:
     scale = layout.scale(values, 0, 100)
     places = [scale(v) for v in sorted(values)]

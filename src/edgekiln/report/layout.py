@@ -79,8 +79,11 @@ def scale(values: Sequence[float], start: float, end: float, log: bool | None = 
         margin = max((high / low) ** 0.08, 1.1)
         least, most = max(low / margin, sys.float_info.min), min(high * margin, sys.float_info.max)
         return Scale(least, most, start, end, True)
-    # A tenth of what is smaller is nothing.
-    span = next(s for s in (high - low, abs(high) * 0.5, 1.0) if s >= 1e-300)
+    # Values that a margin could not tell apart count as equal, and a tenth of the least numbers is nothing.
+    size = max(abs(low), abs(high))
+    span = high - low
+    if span < max(1e-9 * size, 1e-300):
+        span = 0.5 * size if size >= 1e-300 else 1.0
     return Scale(low - 0.1 * span, high + 0.1 * span, start, end)
 
 
