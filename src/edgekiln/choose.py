@@ -178,8 +178,7 @@ def _preferred(fit: Sequence[Proof], order: Sequence[str]) -> list[Proof]:
 def _whole(fit: Sequence[Proof]) -> list[Proof]:
     """Those that their first provider takes whole, where there are any; else all.
 
-    Which operators fall back is known without the device, and what falls back in pieces is what users find
-    slow: a LiteRT file cut into 17 pieces took twice its float form's time here (docs/targets.md).
+    Which operators fall back is known without the device, and each piece costs a change of hands.
     """
     found = [p for p in fit if not _fallback(p)]
     return found or list(fit)
