@@ -6,10 +6,7 @@ goes to stderr, whose last lines stand in the row of a conversion that did not e
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import os
-import sys
 import traceback
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -18,7 +15,7 @@ import msgspec
 
 from edgekiln.compile.targets import TARGETS, Conversion
 from edgekiln.errors import BadInput, EdgekilnError, MissingExtra
-from edgekiln.prove.worker import die_with_parent
+from edgekiln.prove.worker import attend
 from edgekiln.records import Artifact, Record
 
 
@@ -86,14 +83,7 @@ def _refusal(error: Exception, request: Convert) -> NotConverted:
 
 
 def main() -> None:
-    die_with_parent()
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    with contextlib.suppress(BrokenPipeError):
-        serve(sys.stdin.buffer, answers)
-    # Some converters crash in their destructors; the answers are out, so end without running them.
-    sys.stderr.flush()
-    os._exit(0)
+    attend(serve)
 
 
 if __name__ == "__main__":

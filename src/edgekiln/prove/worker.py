@@ -18,6 +18,7 @@ import signal
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -269,15 +270,21 @@ def die_with_parent() -> None:
         libc.prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG
 
 
-def main() -> None:
+def attend(serve: Callable[[BinaryIO, BinaryIO], None]) -> None:
+    """The life of a worker process: ``serve`` its requests, whatever libraries print goes to stderr, and
+    end with the parent or with the requests."""
     die_with_parent()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     with contextlib.suppress(BrokenPipeError):
         serve(sys.stdin.buffer, answers)
-    # Some engines crash in their destructors; the answers are out, so end without running them.
+    # Some libraries crash in their destructors; the answers are out, so end without running them.
     sys.stderr.flush()
     os._exit(0)
+
+
+def main() -> None:
+    attend(serve)
 
 
 if __name__ == "__main__":
