@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from edgekiln.cache import step
 from edgekiln.compile.graph import optimise
-from edgekiln.compile.make import Calibration, Workshop
+from edgekiln.compile.workshop import Calibration, Workshop
 from edgekiln.files import sha256_file, write_bytes
 from edgekiln.intake import Intake, dataset_key, random_inputs, samples, take_in
 from edgekiln.job import Job, ModelOrder, load

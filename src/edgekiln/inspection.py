@@ -105,7 +105,8 @@ def _words(
 def _ask(target: str, model: Model, static: Path, cache: Path, converters: Converters) -> Word:
     """Convert ``static`` by the first recipe of ``target`` that needs no data, for a typical device; what a
     converter raises is its word."""
-    from edgekiln.compile.make import Workshop, make
+    from edgekiln.compile.make import make
+    from edgekiln.compile.workshop import Workshop
 
     which = next(name for name in TARGETS[target].recipes if not needs_calibration(recipe(name)))
     try:

@@ -25,9 +25,10 @@ from edgekiln.cache import default_root, step
 from edgekiln.choose import choose
 from edgekiln.compile.graph import optimise
 from edgekiln.compile.isolate import Converters, Limits
-from edgekiln.compile.make import Calibration, Workshop, make, matmul_share, plan
+from edgekiln.compile.make import make, matmul_share, plan
 from edgekiln.compile.sizes import Workshops, make_sizes
 from edgekiln.compile.targets import TARGETS, Target
+from edgekiln.compile.workshop import Calibration, Workshop
 from edgekiln.devices import Device, load
 from edgekiln.errors import BadInput, EdgekilnError, MachineFault, did_you_mean
 from edgekiln.files import check_space, disk_errors, sha256_file, write_bytes, write_json

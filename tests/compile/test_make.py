@@ -9,8 +9,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekiln.compile.make import MATMUL_SHARE, Calibration, Workshop, make, matmul_share, plan
+from edgekiln.compile.make import MATMUL_SHARE, make, matmul_share, plan
 from edgekiln.compile.targets import TARGETS
+from edgekiln.compile.workshop import Calibration, Workshop
 from edgekiln.devices import load, load_catalogue
 from edgekiln.engines import open_engine
 from edgekiln.errors import BadInput, ConversionFailed
@@ -157,7 +158,8 @@ AGAIN = """
 import sys
 from pathlib import Path
 import numpy as np
-from edgekiln.compile.make import Calibration, Workshop, make
+from edgekiln.compile.make import make
+from edgekiln.compile.workshop import Calibration, Workshop
 from edgekiln.devices import load
 from edgekiln.files import sha256_file
 graph, rows, cache = map(Path, sys.argv[1:])

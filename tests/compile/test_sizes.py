@@ -12,9 +12,9 @@ import onnx
 import pytest
 
 from edgekiln.compile.graph import optimise
-from edgekiln.compile.make import Calibration, Workshop
 from edgekiln.compile.sizes import Workshops, joined, make_sizes
 from edgekiln.compile.targets import TARGETS
+from edgekiln.compile.workshop import Calibration, Workshop
 from edgekiln.engines import open_engine
 from edgekiln.errors import ConversionFailed
 from edgekiln.files import sha256_file

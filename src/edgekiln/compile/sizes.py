@@ -15,8 +15,9 @@ import msgspec
 
 from edgekiln.cache import step
 from edgekiln.compile.isolate import Converters
-from edgekiln.compile.make import Workshop, make
+from edgekiln.compile.make import make
 from edgekiln.compile.targets import Target
+from edgekiln.compile.workshop import Workshop
 from edgekiln.devices import Device
 from edgekiln.errors import ConversionFailed
 from edgekiln.files import entries

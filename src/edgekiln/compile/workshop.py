@@ -1,0 +1,73 @@
+"""What every artifact of one build is made from: the float graph, the data, the cache."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from edgekiln.records import Model
+
+TOOLS = (
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "nncf",
+    "tensorrt-rtx",
+    "numpy",
+    "torch",
+    "torchao",
+    "coremltools",
+    "onnx2coreml",
+    "litert-torch",
+    "ai-edge-litert",
+    "ai-edge-quantizer",
+    "executorch",
+    "onnxruntime-qnn",
+)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Samples to find ranges on, as often as asked for; ``sha256`` names them in the cache.
+
+    ``remark`` is what a reader of the ranges should know of the samples (their size, of several).
+    """
+
+    samples: Callable[[], Iterable[dict[str, NDArray[Any]]]]
+    n: int
+    sha256: str
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What every artifact of one build is made from: the float graph, the data, the cache.
+
+    ``model_sha256`` is the hash of ``graph``: it names the graph in the cache. ``model`` is what the
+    bundle will say of it: signature, preprocessing, labels. ``sizes`` are the (height, width) that a graph
+    with symbolic height and width is made for.
+    """
+
+    graph: Path
+    model_sha256: str
+    calibration: Calibration | None
+    cache: Path
+    threads: int
+    model: Model
+    sizes: tuple[tuple[int, int], ...] = ()
+
+
+def tools() -> dict[str, str]:
+    """The versions of every tool that shapes a variant or an artifact: part of each step's name."""
+    found = {}
+    for tool in TOOLS:
+        try:
+            found[tool] = importlib.metadata.version(tool)
+        except importlib.metadata.PackageNotFoundError:
+            found[tool] = "absent"
+    return found
