@@ -6,6 +6,7 @@ function and one row in ``PASSES``.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import time
 import xml.etree.ElementTree as ElementTree
@@ -39,6 +40,10 @@ class Step:
 
 Apply: TypeAlias = Callable[[Step], tuple[Path, str]]
 """Gives the path of the result (``into``, or a file of another suffix beside it) and a note."""
+
+
+class _Recovered(Record, frozen=True, kw_only=True):
+    note: str
 
 
 class _Observed(Record, frozen=True, kw_only=True):
@@ -101,6 +106,61 @@ def _static(one: Step) -> tuple[Path, str]:
     return one.into, f"dialect {one.form}: {len(held)} ranges by {rule} from {samples_text(one.shop)}"
 
 
+def _equalise(one: Step) -> tuple[Path, str]:
+    """Tied channels levelled: the same function, with weights and activations that 8 bits hold better."""
+    import onnx
+
+    from edgekiln.compile.quantise.equalise import equalised
+
+    data = one.shop.calibration
+    assert data is not None  # make refuses the recipe otherwise
+    made, note = equalised(
+        onnx.load(one.path), data.samples(), one.shop.threads, float(one.one.params["alpha"])
+    )
+    onnx.save(made, one.into)
+    return one.into, note
+
+
+def _recover(one: Step) -> tuple[Path, str]:
+    """Weights on their grids and biases corrected. Kept apart from the recipe's last pass, by what went in:
+    targets and recipes share it."""
+    import onnx
+
+    from edgekiln.compile.quantise.observers import ranges
+    from edgekiln.compile.quantise.recover import Recovery, recover
+    from edgekiln.compile.quantise.static import layer_nodes
+
+    data, dialect, params = one.shop.calibration, DIALECTS[one.form], one.one.params
+    assert data is not None  # make refuses the recipe otherwise
+    bits = int(params.get("activation_bits", 8))
+    what = Recovery(
+        round=bool(params["round"]),
+        bias=bool(params["bias"]),
+        symmetric=dialect.symmetric,
+        most=63 if dialect.reduce_range else 127,
+        bits=bits,
+    )
+    ready = prepared(one.path, dialect, one.into.with_name("prepared.onnx"))
+
+    def produce(into: Path) -> _Recovered:
+        model = onnx.load(ready)
+        held = ranges(observations(one.shop, ready), str(params["rule"]), dialect.symmetric, params)
+        only = layer_nodes(ready) if params.get("layers") else None
+        made, note = recover(model, held, data.samples, what, one.shop.threads, only)
+        onnx.save(made, into / "graph.onnx")
+        return _Recovered(note=note)
+
+    key = [sha256_file(ready), data.sha256, params, dataclasses.asdict(what), tools()]
+    folder, found, _ = step(one.shop.cache, "recover", key, _Recovered, produce)
+    one.into.write_bytes((folder / "graph.onnx").read_bytes())
+    return one.into, found.note
+
+
+def _arithmetic(one: Step) -> tuple[Path, str]:
+    one.into.write_bytes(one.path.read_bytes())
+    return one.into, f"what is not quantised is computed in {one.one.params['type']} by the engine's own hint"
+
+
 def _dynamic(one: Step) -> tuple[Path, str]:
     quantise_dynamic(one.path, one.into)
     return one.into, ""
@@ -120,10 +180,13 @@ def _nncf(one: Step) -> tuple[Path, str]:
 
 
 PASSES: dict[str, Apply] = {
+    "arithmetic": _arithmetic,
+    "equalise": _equalise,
     "precision": _precision,
     "quantise-static": _static,
     "quantise-dynamic": _dynamic,
     "quantise-nncf": _nncf,
+    "recover": _recover,
 }
 
 
