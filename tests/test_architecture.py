@@ -29,7 +29,7 @@ LAYERS = (
     {"compile", "choose", "ship", "serve", "language", "arrcoc"},
     {"report", "intake"},
     {"baseline", "rows"},
-    {"road", "benching", "diagnosis", "inspection", "verification"},
+    {"road", "benching", "diagnosis", "explanation", "inspection", "verification"},
     {"api"},
     {"cli"},
     {"__init__", "__main__"},

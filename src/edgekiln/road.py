@@ -25,7 +25,7 @@ from edgekiln.cache import default_root, step
 from edgekiln.choose import choose
 from edgekiln.compile.graph import optimise
 from edgekiln.compile.isolate import Converters, Limits
-from edgekiln.compile.make import make, matmul_share, plan
+from edgekiln.compile.make import DROP, make, matmul_share, plan
 from edgekiln.compile.sizes import Workshops, make_sizes
 from edgekiln.compile.targets import TARGETS, Target
 from edgekiln.compile.workshop import Calibration, Workshop
@@ -212,7 +212,7 @@ def _make_and_prove(
         (device, target, name, skip)
         for device in devices
         for target in _targets(device, job, work.targets)
-        for name, skip in plan(device, target, job.search.recipes, share)
+        for name, skip in plan(device, target, job.search.recipes, share, _drop(job))
     ]
     say.expect(2 * sum(not skip for *_, skip in rows))
     for device, target, name, skip in rows:
@@ -340,6 +340,13 @@ def _write(result: Build, out: Path) -> None:
 def _limits(job: Job) -> Limits:
     memory = job.search.convert_memory_mb
     return Limits(job.search.convert_seconds, None if memory is None else round(memory * 1e6))
+
+
+def _drop(job: Job) -> float:
+    """The share of decisions that may change: what the budget says of accuracy, or else of agreement."""
+    if job.budget.max_drop is not None:
+        return job.budget.max_drop
+    return DROP if job.budget.agreement is None else 1 - job.budget.agreement
 
 
 def _check_search(job: Job, targets: Mapping[str, Target]) -> None:

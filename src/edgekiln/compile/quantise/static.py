@@ -51,6 +51,8 @@ DIALECTS = {
     "openvino-qdq-7bit": Dialect(
         "openvino-qdq-7bit", activations="QUInt8", symmetric=False, int32_bias=True, reduce_range=True
     ),
+    # What other quantisers (LiteRT's, XNNPACK's) are given: a float graph, made ready for 8 unsigned bits.
+    "float": Dialect("float", activations="QUInt8", symmetric=False, int32_bias=True),
     "tensorrt": Dialect("tensorrt", activations="QInt8", symmetric=True, int32_bias=False),
     "qnn": Dialect("qnn", activations="QUInt8", symmetric=False, int32_bias=True, hexagon=True),
 }
