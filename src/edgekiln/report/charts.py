@@ -161,7 +161,7 @@ def text(x: float, y: float, body: str, css: str, anchor: str = "start") -> str:
 
 
 def lines(lines: Sequence[Line], css: str) -> str:
-    """Straight lines of one style, as one path."""
+    """Straight lines of one style."""
     return "".join(
         f'<line class="{css}" x1="{a:.1f}" y1="{b:.1f}" x2="{c:.1f}" y2="{d:.1f}"/>' for a, b, c, d in lines
     )
