@@ -28,8 +28,8 @@ class Boxes:
 
 
 def decode(outputs: Mapping[str, NDArray[Any]], size: int) -> Boxes:
-    """NanoDet's six outputs, (1, cells, 80) of probabilities and (1, cells, 44) of sides, for a square picture
-    of ``size`` pixels. Boxes of a class that overlap a better one of it are dropped."""
+    """NanoDet's six outputs, (1, cells, 80) of probabilities and (1, cells, 44) of sides, for a square
+    picture of ``size`` pixels. Boxes of a class that overlap a better one of it are dropped."""
     corners, scores = [], []
     by_cells = {array.shape[1:]: np.asarray(array[0], np.float64) for array in outputs.values()}
     for stride in STRIDES:
@@ -68,8 +68,8 @@ def overlap(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float6
 
 
 def matched(expected: Boxes, found: Boxes) -> int:
-    """How many of ``found``, the surest first, are a box of ``expected``: same class, IoU of at least 0.5, each
-    taken once."""
+    """How many of ``found``, the surest first, are a box of ``expected``: same class, IoU of at least 0.5,
+    each taken once."""
     if not len(expected.scores) or not len(found.scores):
         return 0
     shares = overlap(found.corners, expected.corners)

@@ -101,6 +101,12 @@ def write_many(data: Path, count: int) -> Path:
     return out
 
 
+def labels_of(data: Path) -> dict[str, int]:
+    """The class of each labelled picture by its file's name."""
+    with (data / "labelled" / "labels.csv").open(newline="", encoding="utf-8") as file:
+        return {row["path"]: int(row["label"]) for row in csv.DictReader(file)}
+
+
 def _png(picture: Image.Image) -> bytes:
     out = io.BytesIO()
     picture.save(out, "PNG", compress_level=1)

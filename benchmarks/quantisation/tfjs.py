@@ -1,8 +1,8 @@
 """A TensorFlow.js graph model as ONNX, for the operators that NanoDet's needs.
 
-Tensors keep the graph's own layout. What TensorFlow computes in NHWC stands between two transpositions here,
-which cancel against the graph's own when ``simplified`` folds them. Weights are stored as float16 or int32, as
-the manifest says (https://github.com/tensorflow/tfjs, ``weightsManifest``).
+Tensors keep the graph's own layout. What TensorFlow computes in NHWC stands between two transpositions
+here, which cancel against the graph's own when ``simplified`` folds them. Weights are stored as float16 or
+int32, as the manifest says (https://github.com/tensorflow/tfjs, ``weightsManifest``).
 """
 
 from __future__ import annotations
