@@ -136,21 +136,44 @@ def _lite(name: str, title: str) -> Callable[[Path], Scene]:
         from quantisation import networks
 
         size = networks.lite(name, into / "graph.onnx")
-        spec = Preprocess(
-            width=size,
-            height=size,
-            fit="crop",
-            crop=data.CROP,
-            interpolation="bicubic",
-            scale=1.0,
-            mean=(127.0,) * 3,
-            std=(128.0,) * 3,
-        )
+        spec = _lite_spec(size)
         counts, labels = _stamps(into, spec, "image")
         _label_rows(into, "validation-labelled", _labelled_photographs(into, spec))
         return Scene(name=name, title=title, judge="classes", labels=labels, **counts)
 
     return make
+
+
+MANY = 2000
+"""Calibration samples of the scene that the memory is looked at with."""
+
+
+def _many(name: str) -> Callable[[Path], Scene]:
+    """The scene ``name`` with MANY calibration samples: crops and mirrored copies of its photographs."""
+
+    def make(into: Path) -> Scene:
+        scene = SCENES[name](into)
+        shutil.rmtree(into / "calibration")
+        pictures = sorted(data.write_many(data.prepare(), MANY).glob("*.png"))
+        with np.load(into / "evaluation" / "00000.npz", allow_pickle=False) as held:
+            size = next(iter(held.values())).shape[-1]
+        count = _write(into / "calibration", _pictures(pictures, _lite_spec(size), "image"))
+        return msgspec.structs.replace(scene, name=f"{name}-many", calibration=count)
+
+    return make
+
+
+def _lite_spec(size: int) -> Preprocess:
+    return Preprocess(
+        width=size,
+        height=size,
+        fit="crop",
+        crop=data.CROP,
+        interpolation="bicubic",
+        scale=1.0,
+        mean=(127.0,) * 3,
+        std=(128.0,) * 3,
+    )
 
 
 def _labelled_photographs(into: Path, spec: Preprocess) -> list[int]:
@@ -205,7 +228,7 @@ def _tiny(into: Path) -> Scene:
     from sklearn.datasets import load_digits
 
     held = load_digits()
-    made = _digits(into, held.images / 16, held.target, (1400, 1500), width=8, epochs=10)
+    made = _digits(into, held.images / 16, held.target, (1400, 1500), width=8, epochs=5)
     return msgspec.structs.replace(made, name="digits", title="MobileNet-like, 8 x 8 digits")
 
 
@@ -335,6 +358,7 @@ SCENES: dict[str, Callable[[Path], Scene]] = {
     "efficientnet-lite0": _lite("efficientnet-lite0", "EfficientNet-Lite0 (trained)"),
     "efficientnet-lite1": _lite("efficientnet-lite1", "EfficientNet-Lite1 (trained)"),
     "efficientnet-lite2": _lite("efficientnet-lite2", "EfficientNet-Lite2 (trained)"),
+    "efficientnet-lite0-many": _many("efficientnet-lite0"),
     "mobilenet-mnist": _mnist,
     "nanodet": _nanodet,
     "minilm": _minilm,
@@ -342,4 +366,4 @@ SCENES: dict[str, Callable[[Path], Scene]] = {
     "pp-ocr": _pp_ocr,
     "digits": _tiny,
 }
-PANEL = tuple(name for name in SCENES if name != "digits")
+PANEL = tuple(name for name in SCENES if name not in {"digits", "efficientnet-lite0-many"})
