@@ -50,6 +50,10 @@ def parser() -> ArgumentParser:
     found.add_argument("--memory-gb", type=float, default=10.0, help="memory for one command (default 10)")
     found.add_argument("--memory-test", action="store_true", help=f"look at {MEMORY_OF}'s memory as well")
     found.add_argument("--missing", action="store_true", help="only models that have no figures yet")
+    found.add_argument(
+        "--keep", action="store_true", help="ask no contender again that has made its artifact"
+    )
+    found.add_argument("--fresh", help="with --keep: but these (comma between them)")
     found.add_argument("--report", action="store_true", help="run nothing; print what there is")
     found.add_argument("--work", type=Path, help="scenes, artifacts, results (build/quantisation)")
     worker = found.add_argument_group("what the benchmark starts itself with")
@@ -124,6 +128,8 @@ def benchmark(given: Namespace) -> None:
         memory_bytes=round(given.memory_gb * 1e9),
         recipes=tuple(given.recipe) or (("fp32", "int8-static-mse") if given.quick else ()),
         targets=tuple(given.target) or (("onnxruntime",) if given.quick else ()),
+        keep=given.keep,
+        fresh=chosen(given.fresh, tuple(CONTENDERS), "contender") if given.fresh else (),
         **quick,
     )
     for model in () if given.report else models:

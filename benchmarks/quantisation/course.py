@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from edgekiln.files import write_json
+from edgekiln.files import sha256_file, write_json
 from edgekiln.prove.environment import fingerprint, fitness
 from edgekiln.prove.statistics import Blocks, Ratio, ratio_of_medians
 from edgekiln.prove.timing import Contender as Lane
@@ -30,6 +30,7 @@ RUN = Path(__file__).with_name("run.py")
 SECONDS_EACH = 4.0
 SAMPLES_EACH = 200
 SPINNING = " spinning"
+ROW = "row.json"
 
 
 class Made(Record, frozen=True, kw_only=True):
@@ -67,6 +68,11 @@ class Row(Record, frozen=True, kw_only=True):
         return tuple(ms for block in self.blocks_ms for ms in block)
 
 
+class _Kept(Record, frozen=True, kw_only=True):
+    row: Row
+    scene_sha256: str
+
+
 class Memory(Record, frozen=True, kw_only=True):
     """Peak of one process of a build by its number of calibration samples."""
 
@@ -92,7 +98,9 @@ class Found(Record, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Plan:
-    """How the benchmark was asked for. ``work`` holds scenes, artifacts and results."""
+    """How the benchmark was asked for. ``work`` holds scenes, artifacts and results. With ``keep`` a
+    contender that has made and judged its artifact of the same scene is not asked again, unless it is in
+    ``fresh``; what is timed is timed anew, all together."""
 
     work: Path
     contenders: tuple[str, ...]
@@ -103,6 +111,8 @@ class Plan:
     recipes: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
     timed_samples: int = SAMPLES_EACH
+    keep: bool = False
+    fresh: tuple[str, ...] = ()
 
 
 def ratio(a: Row, b: Row) -> Ratio | None:
@@ -122,9 +132,9 @@ def run(model: str, plan: Plan, memory: Sequence[int] = ()) -> Found:
     unfit = fitness()
     folder = scenes.prepare(model, plan.work)
     scene = scenes.load(folder)
-    rows = []
+    rows: list[Row] = []
     for name in plan.contenders:
-        row = _made(CONTENDERS[name], scene, folder, plan, rows)
+        row = _earlier(name, folder, plan) or _made(CONTENDERS[name], scene, folder, plan, rows)
         rows.append(_judged(row, folder, plan) if row.artifact is not None else row)
     rows = _timed(rows, scene, folder, plan)
     found = Found(
@@ -157,7 +167,7 @@ def _made(contender: Contender, scene: Scene, folder: Path, plan: Plan, rows: Se
     reason = contender.unfit(scene)
     if reason:
         return Row(contender=contender.name, failure=reason, unfit=True)
-    if contender.family == "olive" and (reason := olive_workflow.ensure()):
+    if contender.family == "olive" and (reason := olive_workflow.absent()):
         return Row(contender=contender.name, failure=reason)
     recipes, targets = plan.recipes, plan.targets
     if contender.name == "ours-alone":
@@ -209,7 +219,18 @@ def _failure(station: str, done: process.Finished) -> str:
     return ""
 
 
+def _earlier(name: str, folder: Path, plan: Plan) -> Row | None:
+    """The contender's row of an earlier run over the same graph, or None."""
+    path = plan.work / "artifacts" / folder.name / name / ROW
+    if not plan.keep or name in plan.fresh or not path.is_file():
+        return None
+    held = msgspec.json.decode(path.read_bytes(), type=_Kept)
+    return held.row if held.scene_sha256 == sha256_file(folder / "graph.onnx") else None
+
+
 def _judged(row: Row, folder: Path, plan: Plan) -> Row:
+    if row.judged is not None:
+        return row
     into = plan.work / "artifacts" / folder.name / row.contender
     command = [sys.executable, str(RUN), "--judge", str(into), "--folder", str(folder)]
     command += ["--threads", str(plan.threads)]
@@ -218,7 +239,9 @@ def _judged(row: Row, folder: Path, plan: Plan) -> Row:
         say(f"{done.seconds:7.1f} s  {folder.name} · {row.contender}: {failure}")
         return msgspec.structs.replace(row, failure=failure)
     judged = msgspec.json.decode(done.stdout.splitlines()[-1].encode(), type=Judged)
-    return msgspec.structs.replace(row, judged=judged)
+    row = msgspec.structs.replace(row, judged=judged)
+    write_json(into / ROW, _Kept(row=row, scene_sha256=sha256_file(folder / "graph.onnx")))
+    return row
 
 
 def _timed(rows: Sequence[Row], scene: Scene, folder: Path, plan: Plan) -> list[Row]:

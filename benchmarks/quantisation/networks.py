@@ -128,9 +128,10 @@ def train(
     optimiser = torch.optim.Adam(network.parameters(), 4e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
     for _ in range(epochs):
-        for rows in torch.randperm(len(x)).split(64):
+        for rows in torch.split(torch.randperm(len(x)), 64):
             optimiser.zero_grad()
-            nn.functional.cross_entropy(network(x[rows]), y[rows]).backward()
+            loss: Any = nn.functional.cross_entropy(network(x[rows]), y[rows])
+            loss.backward()
             optimiser.step()
         schedule.step()
     torch.set_num_threads(threads)

@@ -18,7 +18,7 @@ from edgekiln.errors import EdgekilnError
 from edgekiln.files import sha256_file, write_bytes
 from edgekiln.intake import take_in
 from edgekiln.job import Job, ModelOrder
-from edgekiln.records import Artifact, Build
+from edgekiln.records import Artifact, Build, Task
 from measuring.process import ROOT, environment
 from quantisation.contenders import Order
 
@@ -101,7 +101,7 @@ def _calibration(order: Order, work: Path) -> Path:
 def workshop(order: Order) -> Workshop:
     """The optimised graph and its samples, for a target that is called by itself."""
     cache = order.into.parent / f"{order.into.name}.cache"
-    task = "classification" if order.scene.judge == "classes" else "tensors"
+    task: Task = "classification" if order.scene.judge == "classes" else "tensors"
     source = ModelOrder(source=str(order.graph), task=task)
     intake = take_in(Job(model=source, data=str(order.folder / "calibration")), cache)
     shapes = {i.name: tuple(int(n) for n in i.shape) for i in intake.model.signature.inputs}

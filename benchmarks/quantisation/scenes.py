@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +31,7 @@ from edgekiln.model.preprocess import apply, open_image
 from edgekiln.prove.arrays import npz_bytes
 from edgekiln.records import Preprocess, Record
 from measuring.process import ROOT, say
+from measuring.scene import demo_data
 from quantisation import data
 
 Inputs = dict[str, NDArray[Any]]
@@ -131,6 +132,16 @@ def _stamps(into: Path, spec: Preprocess, name: str) -> tuple[dict[str, int], tu
 # ---------------------------------------------------------------- the scenes
 
 
+def _scene(counts: Mapping[str, int], **about: Any) -> Scene:
+    """``counts`` are the samples of each set."""
+    return Scene(
+        calibration=counts["calibration"],
+        validation=counts["validation"],
+        evaluation=counts["evaluation"],
+        **about,
+    )
+
+
 def _lite(name: str, title: str) -> Callable[[Path], Scene]:
     def make(into: Path) -> Scene:
         from quantisation import networks
@@ -139,7 +150,7 @@ def _lite(name: str, title: str) -> Callable[[Path], Scene]:
         spec = _lite_spec(size)
         counts, labels = _stamps(into, spec, "image")
         _label_rows(into, "validation-labelled", _labelled_photographs(into, spec))
-        return Scene(name=name, title=title, judge="classes", labels=labels, **counts)
+        return _scene(counts, name=name, title=title, judge="classes", labels=labels)
 
     return make
 
@@ -178,7 +189,7 @@ def _lite_spec(size: int) -> Preprocess:
 
 def _labelled_photographs(into: Path, spec: Preprocess) -> list[int]:
     """foolbox's twenty ImageNet photographs, whole and three crops of each: their labels in order."""
-    demo = data.demo_data()
+    demo = demo_data()
     labels, samples = [], []
     for path, label in demo.labelled_photographs():
         picture = open_image(path)
@@ -210,7 +221,7 @@ def _digits(
     }
     _label_rows(into, "validation", [int(labels[i]) for i in parts["validation"]])
     found = tuple(int(labels[i]) for i in parts["evaluation"])
-    return Scene(name=into.name, title="", judge="classes", labels=found, **counts)
+    return _scene(counts, name=into.name, title="", judge="classes", labels=found)
 
 
 def _mnist(into: Path) -> Scene:
@@ -247,7 +258,7 @@ def _nanodet(into: Path) -> Scene:
         std=(57.375, 57.12, 58.395),
     )
     counts, _ = _stamps(into, spec, "input_1")
-    return Scene(name="nanodet", title="NanoDet-g 416 (trained)", judge="boxes", **counts)
+    return _scene(counts, name="nanodet", title="NanoDet-g 416 (trained)", judge="boxes")
 
 
 def _minilm(into: Path) -> Scene:
@@ -258,7 +269,7 @@ def _minilm(into: Path) -> Scene:
     cuts = {"calibration": slice(0, 64), "validation": slice(64, 128), "evaluation": slice(128, 428)}
     counts = {place: _write(into / place, texts.tokens(found[cut])) for place, cut in cuts.items()}
     title = f"MiniLM-L6, {networks.SEQUENCE} tokens (trained)"
-    return Scene(name="minilm", title=title, judge="embedding", transformer=True, **counts)
+    return _scene(counts, name="minilm", title=title, judge="embedding", transformer=True)
 
 
 def _vit(into: Path) -> Scene:
@@ -268,14 +279,8 @@ def _vit(into: Path) -> Scene:
     spec = Preprocess(width=224, height=224, mean=(0.5,) * 3, std=(0.5,) * 3)
     counts, _ = _stamps(into, spec, "image")
     note = "random weights: only the values can be compared"
-    return Scene(
-        name="vit-tiny",
-        title="ViT-tiny (random weights)",
-        judge="values",
-        transformer=True,
-        note=note,
-        **counts,
-    )
+    title = "ViT-tiny (random weights)"
+    return _scene(counts, name="vit-tiny", title=title, judge="values", transformer=True, note=note)
 
 
 def _pp_ocr(into: Path) -> Scene:
@@ -306,7 +311,7 @@ def _pp_ocr(into: Path) -> Scene:
         place: _write(into / place, (_prepared(page, spec, name) for page in pages))
         for place, pages in sets.items()
     }
-    return Scene(name="pp-ocr", title="PP-OCRv6 detector (trained)", judge="map", **counts)
+    return _scene(counts, name="pp-ocr", title="PP-OCRv6 detector (trained)", judge="map")
 
 
 def _fix_shape(model: Any, shape: Sequence[int]) -> None:

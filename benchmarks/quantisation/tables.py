@@ -18,6 +18,20 @@ GEOMETRIC = 0.9
 MEMORY_RATIO = 1.5
 TUNED = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")
 OURS, BASE, FLOAT = "ours", "ort-best", "ort-fp32"
+COLUMNS = (
+    "contender",
+    "metric",
+    "lost",
+    "agreement",
+    "where sure",
+    "SQNR",
+    "P50",
+    "P95",
+    "size",
+    "to make",
+    "memory",
+    "how",
+)
 NONE = "—"
 _ROUNDING = 1e-9
 
@@ -42,11 +56,9 @@ def figures(found: Found) -> Table:
         "outputs. P50 and P95 are of calls in turns with all other rows of this table. 'To make' is the "
         "whole command; its memory is the largest process's."
     )
-    columns = ("contender", "metric", "lost", "agreement", "where sure", "SQNR", "P50", "P95", "size")
-    columns += ("to make", "memory", "how")
     rows = tuple(_figures(row) for row in found.rows if not row.unfit)
     title = scene.title + (f": {scene.note}" if scene.note else "")
-    return Table(title=title, columns=columns, rows=rows, note=note)
+    return Table(title=title, columns=COLUMNS, rows=rows, note=note)
 
 
 def _figures(row: Row) -> tuple[str, ...]:
@@ -61,11 +73,15 @@ def _figures(row: Row) -> tuple[str, ...]:
         NONE if judged is None or judged.sure is None else f"{judged.sure:.1%} of {judged.sure_samples}",
         NONE if judged is None or judged.sqnr_db is None else f"{judged.sqnr_db:.1f} dB",
         *_latency(row),
-        NONE if row.size_bytes is None else f"{row.size_bytes / 1e6:.2f} MB",
+        _megabytes(row.size_bytes, digits=2),
         f"{row.seconds:.1f} s" if made and row.seconds is not None else NONE,
-        f"{row.peak_bytes / 1e6:.0f} MB" if made and row.peak_bytes is not None else NONE,
+        _megabytes(row.peak_bytes) if made else f"runs in {_megabytes(row.run_peak_bytes)}",
         "; ".join(filter(None, (row.note, "threads spin" if row.spinning else "", row.failure))),
     )
+
+
+def _megabytes(count: int | None, digits: int = 0) -> str:
+    return NONE if count is None else f"{count / 1e6:.{digits}f} MB"
 
 
 def _lost(judged: Judged | None) -> str:
@@ -94,12 +110,12 @@ def memory(found: Found) -> Table:
     base = _base_bytes(found)
     rows = []
     for one in found.memory:
-        shown = one.failure or NONE if one.peak_bytes is None else f"{one.peak_bytes / 1e6:.0f} MB"
+        shown = one.failure or _megabytes(one.peak_bytes)
         share = NONE if one.peak_bytes is None or base is None else f"{one.peak_bytes / base:.2f}"
         rows.append((str(one.samples), shown, share))
     note = (
         "Peak of the largest process of `edgekiln build` with the chosen recipe alone, against that of a "
-        f"process that runs the float model in ONNX Runtime{'' if base is None else f' ({base / 1e6:.0f} MB)'}."
+        f"process that runs the float model in ONNX Runtime: {_megabytes(base)}."
     )
     columns = ("calibration samples", "peak", "over the float model's run")
     return Table(title=f"Memory: {found.scene.title}", columns=columns, rows=tuple(rows), note=note)

@@ -86,7 +86,9 @@ def convert(source: Path) -> onnx.ModelProto:
         [_described(one) for one in outputs],
         list(graph.held.values()),
     )
-    return helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+    opsets = [helper.make_opsetid("", OPSET)]
+    converted: onnx.ModelProto = helper.make_model(made, opset_imports=opsets, ir_version=10)
+    return converted
 
 
 def simplified(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -97,7 +99,8 @@ def simplified(model: onnx.ModelProto) -> onnx.ModelProto:
     if not same:
         raise _refused(model.graph.name, "its simplified form computes something else")
     onnx.checker.check_model(small)
-    return small
+    checked: onnx.ModelProto = small
+    return checked
 
 
 def weights(folder: Path, manifest: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[Any]]:
