@@ -126,6 +126,8 @@ def _ort_defaults(order: Order) -> tuple[Artifact, str]:
     return artifact(order.into, "ort-defaults", "onnxruntime", "model.onnx"), "s8s8, per tensor, MinMax"
 
 
+MATRIX_PRODUCTS = ("MatMul", "Gemm")
+"""What is quantised of a transformer: an 8-bit mask of -10000 leaves nothing of the scores it is added to."""
 STRIDE = 8
 """Samples that a histogram calibrator holds at once; it keeps every tensor of each."""
 
@@ -146,6 +148,7 @@ def _ort_best(order: Order) -> tuple[Artifact, str]:
             str(path),
             _Reader(order),
             quant_format=quantization.QuantFormat.QDQ,
+            op_types_to_quantize=list(MATRIX_PRODUCTS) if order.scene.transformer else None,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
             per_channel=True,

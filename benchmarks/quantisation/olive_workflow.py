@@ -17,7 +17,7 @@ from typing import Any
 from edgekiln.errors import EdgekilnError
 from edgekiln.records import Artifact
 from measuring.process import ROOT
-from quantisation.contenders import Order, artifact
+from quantisation.contenders import MATRIX_PRODUCTS, Order, artifact
 
 VENV = ROOT / "build" / "olive-venv"
 PYTHON = VENV / "bin" / "python"
@@ -85,6 +85,7 @@ def config(order: Order, work: Path) -> dict[str, Any]:
                 "quant_format": "QDQ",
                 "per_channel": True,
                 "activation_type": "uint8",  # its default, int8, is slow on x86
+                **({"op_types_to_quantize": list(MATRIX_PRODUCTS)} if order.scene.transformer else {}),
             }
         },
         "host": "here",

@@ -152,7 +152,7 @@ CLASS_OF = {
 breed or kind of it, or a word that WordNet's synset has too. Left out because no single class is certain from
 the name: elephant, camel (two humps), rabbits, penguins, frogs, owls, oxen, horses, squirrels, ferrets."""
 
-_ARTICLE = re.compile(r"^(an?|the|some|two|a pair of|a bunch of|a head of)\s+")
+_ARTICLE = re.compile(r"^(a pair of|a bunch of|a head of|an?|the|some|two)\s+")
 
 
 @dataclass(frozen=True)
