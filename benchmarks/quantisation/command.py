@@ -97,6 +97,7 @@ def work(given: Namespace) -> Made:
         samples=given.samples,
         recipes=tuple(given.recipe),
         targets=tuple(given.target),
+        bounded=given.worker != "ours-alone",
     )
     with quiet():
         started = time.perf_counter()

@@ -23,7 +23,8 @@ from quantisation.scenes import Inputs, Scene
 class Order:
     """What a contender works with. ``folder`` is the scene's, ``into`` where its files go, ``samples`` bounds
     the calibration samples, ``recipes`` and ``targets`` are those that edgekiln is asked for (() for its own
-    choice)."""
+    choice), ``bounded`` whether it holds the bound: a recipe that was chosen before is made whatever it
+    gives."""
 
     scene: Scene
     folder: Path
@@ -32,6 +33,7 @@ class Order:
     samples: int
     recipes: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
+    bounded: bool = True
 
     @property
     def graph(self) -> Path:

@@ -18,7 +18,7 @@ from edgekiln.errors import EdgekilnError
 from edgekiln.files import sha256_file, write_bytes
 from edgekiln.intake import take_in
 from edgekiln.job import Job, ModelOrder
-from edgekiln.records import Artifact, Build, Task
+from edgekiln.records import Artifact, Build, Decision, Task
 from measuring.process import ROOT, environment
 from quantisation.contenders import Order
 
@@ -47,7 +47,7 @@ def _chosen(order: Order, work: Path, done: subprocess.CompletedProcess[str]) ->
     bundle = work / "out" / "bundles" / "host.edgekiln"
     found = next(iter(sorted((work / "out" / "bundles").glob("*"))), bundle)
     if not found.is_file():
-        why = done.stderr.strip()[-400:] or f"exit code {done.returncode}, no bundle"
+        why = done.stderr.strip()[-400:] or _why_nothing(work) or f"exit code {done.returncode}, no bundle"
         raise EdgekilnError("building with", "edgekiln", why, "See its output")
     with opened(found) as unpacked:
         artifact = unpacked.manifest.artifact
@@ -58,6 +58,15 @@ def _chosen(order: Order, work: Path, done: subprocess.CompletedProcess[str]) ->
     made = msgspec.json.decode((work / "out" / "evidence.json").read_bytes(), type=Build)
     tried = f"{len(made.proofs)} artifacts proved, {len(made.failures)} not made"
     return artifact, f"{artifact.target} {artifact.recipe}, {choice.status}; {tried}"
+
+
+def _why_nothing(work: Path) -> str:
+    """What the decision says of each artifact that was not chosen; empty where there is no decision."""
+    path = work / "out" / "decision.json"
+    if not path.is_file():
+        return ""
+    (choice,) = msgspec.json.decode(path.read_bytes(), type=Decision).choices
+    return "nothing was chosen: " + "; ".join(f"{one.artifact_id}: {one.why}" for one in choice.losers)[:400]
 
 
 def job_text(order: Order, work: Path) -> str:
@@ -80,7 +89,7 @@ def job_text(order: Order, work: Path) -> str:
     model = {"source": str(order.graph.resolve()), "task": "classification" if classes else "tensors"}
     budget = {"max_drop": MAX_DROP} if classes else {"sqnr_db": LEAST_SQNR_DB}
     lines = [f"{key} = {json.dumps(value)}" for key, value in top.items()]
-    for name, table in (("model", model), ("budget", budget), ("search", search)):
+    for name, table in (("model", model), ("budget", budget if order.bounded else {}), ("search", search)):
         lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
     return "\n".join(lines) + "\n"
 

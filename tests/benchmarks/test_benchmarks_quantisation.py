@@ -448,6 +448,8 @@ def test_our_job_is_one_that_edgekiln_reads_with_what_was_asked_for(tmp_path: Pa
     assert job.path(str(job.eval)).is_file()
     (work / "job.toml").write_text(ours.job_text(order(tmp_path, judge="map"), work))
     assert load(work / "job.toml").budget.sqnr_db == 20.0
+    (work / "job.toml").write_text(ours.job_text(order(tmp_path, bounded=False), work))
+    assert load(work / "job.toml").budget.max_drop is None, "what was chosen before is made whatever it gives"
 
 
 def test_olive_is_told_priorities_without_a_gap_and_accuracy_only_of_classes(tmp_path: Path) -> None:
