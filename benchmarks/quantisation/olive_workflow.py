@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -48,12 +49,19 @@ def workflow(order: Order) -> tuple[Artifact, str]:
     )
     made = work / "out" / "model.onnx"
     if done.returncode or not made.is_file():
-        last = [line.strip() for line in done.stderr.splitlines() if line.strip()][-3:]
-        why = " ".join(last)[:400] or f"exit code {done.returncode}"
+        why = reason(done.stdout + "\n" + done.stderr) or f"exit code {done.returncode} and no model"
         raise EdgekilnError("running", "Olive's workflow", why, "See its log")
     shutil.copyfile(made, order.into / "model.onnx")
     shutil.rmtree(work)
     return artifact(order.into, "olive", "onnxruntime", "model.onnx"), "OnnxStaticQuantization, per channel"
+
+
+def reason(log: str) -> str:
+    """The last exception that Olive's log tells of (it may end with 0 all the same), else the log's last line.
+    Without this checkout's own path."""
+    lines = [line.strip() for line in log.replace(f"{ROOT}/", "").splitlines() if line.strip()]
+    raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception|InvalidGraph|Fail)\b", line)]
+    return " ".join((raised or lines)[-1:])[:300]
 
 
 def config(order: Order, work: Path) -> dict[str, Any]:

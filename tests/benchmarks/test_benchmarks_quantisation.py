@@ -462,6 +462,16 @@ def test_olive_is_told_priorities_without_a_gap_and_accuracy_only_of_classes(tmp
     assert [m["sub_types"][0]["priority"] for m in metrics] == [1]
 
 
+def test_olives_log_says_why_there_is_no_model() -> None:
+    reason = module("olive_workflow").reason
+    log = (
+        f"[INFO] fine\nonnxruntime.InvalidGraph: Load model from {ROOT}/x.onnx failed\n[WARNING] No output\n"
+    )
+    assert reason(log) == "onnxruntime.InvalidGraph: Load model from x.onnx failed"
+    assert reason("one\ntwo\n") == "two"
+    assert reason("") == ""
+
+
 def test_the_histogram_calibrators_reader_gives_stretches(tmp_path: Path) -> None:
     reader = module("contenders")._Reader(order(tmp_path, samples=4))
     assert len(reader) == 4
