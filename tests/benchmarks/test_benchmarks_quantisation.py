@@ -467,7 +467,7 @@ def test_olives_log_says_why_there_is_no_model() -> None:
     log = (
         f"[INFO] fine\nonnxruntime.InvalidGraph: Load model from {ROOT}/x.onnx failed\n[WARNING] No output\n"
     )
-    assert reason(log) == "onnxruntime.InvalidGraph: Load model from x.onnx failed"
+    assert reason(log) == "ort.InvalidGraph: Load model from x.onnx failed"
     assert reason("one\ntwo\n") == "two"
     assert reason("") == ""
 
