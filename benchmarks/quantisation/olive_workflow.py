@@ -57,8 +57,8 @@ def workflow(order: Order) -> tuple[Artifact, str]:
 
 
 def reason(log: str) -> str:
-    """The last exception that Olive's log tells of (it may end with 0 all the same), else the log's last line.
-    Without this checkout's own path."""
+    """The last exception that Olive's log tells of (it may end with 0 all the same), else its last line; this
+    checkout's own path is left out."""
     lines = [line.strip() for line in log.replace(f"{ROOT}/", "").splitlines() if line.strip()]
     raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception|InvalidGraph|Fail)\b", line)]
     return " ".join((raised or lines)[-1:])[:300]
