@@ -354,7 +354,9 @@ def test_the_entropy_threshold_is_the_best_of_the_published_method(name):
     assert np.flatnonzero(folded)[-1] >= 2048  # enough bins below the largest magnitude
     low, high = entropy_range(seen, symmetric=True)
     assert low == -high
-    losses = {end: kl_of_threshold(folded, end, 128) for end in range(128, half + 1, 16) if folded[end - 1]}
+    losses = {end: kl_of_threshold(folded, end, 128) for end in range(128, half + 1, 16)}
+    most = np.cumsum(folded) >= 0.9 * folded.sum()
+    losses = {end: loss for end, loss in losses.items() if most[end - 1]}
     ours = kl_of_threshold(folded, min(round(high / width), np.flatnonzero(folded)[-1] + 1), 128)
     assert ours <= min(losses.values()) * 1.02 + 1e-9
 
@@ -412,8 +414,7 @@ def test_one_value_of_a_million_does_not_blind_the_rules_that_clip(outlier, symm
 def test_least_squared_error_weighs_an_outlier_by_its_square_and_one_of_many_is_cut():
     values = np.random.default_rng(0).standard_normal(400_000)
     # Kept, 1e3 costs the others a step of 4 to 8; clipped at 40, it costs 1e6 once in 400,000.
-    low, high = mse_range(counted(np.append(values, 1e3)), symmetric=False)
-    assert high < 1e3
+    assert mse_range(counted(np.append(values, 1e3)), symmetric=False)[1] < 1e3
     # 1e6 costs 1e12 once, 2.5e6 a value: more than the values themselves, so that this rule keeps it.
     assert mse_range(counted(np.append(values, 1e6)), symmetric=False)[1] > 0.9e6
 
@@ -535,9 +536,8 @@ def test_an_input_that_is_no_number_is_named_with_its_sample(graph, bad):
 def test_an_activation_that_overflows_is_named_with_its_sample(graph):
     given_ = samples(3)
     given_[1]["x"] = np.full((1, 3, 8, 8), 3e38, np.float32) * np.sign(given_[1]["x"])
-    with pytest.raises(
-        ConversionFailed, match=r"'conv' of node 'conv' \(Conv\) holds NaN or infinity on sample 2"
-    ):
+    named = r"'conv' of node 'conv' \(Conv\) holds NaN or infinity on sample 2"
+    with pytest.raises(ConversionFailed, match=named):
         observe(graph, given_, 1)
 
 

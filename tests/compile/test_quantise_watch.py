@@ -31,7 +31,7 @@ def save(folder, nodes, inputs, outputs, constants=(), opset=17):
 
 @pytest.fixture
 def winding(tmp_path):
-    """Token ids, a branch that reads a tensor from outside of it, a shape that is computed, a skip over all."""
+    """Token ids, a branch that reads a tensor from outside, a shape that is computed, a skip over all."""
     rng = np.random.default_rng(0)
 
     def branch(name, op):
@@ -61,14 +61,13 @@ def winding(tmp_path):
         ("table", rng.standard_normal((50, 8)).astype(np.float32)),
         ("w", rng.standard_normal((8, 8)).astype(np.float32)),
     ]
-    path = save(
+    return save(
         tmp_path,
         nodes,
         [("ids", TensorProto.INT64, (1, "length"))],
         [("y", TensorProto.FLOAT, (1, "length", 8))],
         constants,
     )
-    return path
 
 
 def ids(*lengths):

@@ -48,7 +48,8 @@ class Channels:
     @property
     def rms(self) -> NDArray[np.float64]:
         """The root of the mean square."""
-        return np.sqrt(self.squares / self.n)
+        found: NDArray[np.float64] = np.sqrt(self.squares / self.n)
+        return found
 
     @property
     def largest(self) -> NDArray[np.float32]:
@@ -146,7 +147,7 @@ class Observation:
         if self.reach == 0.0:
             index = np.full(1, BINS // 2)
             return np.bincount(index, minlength=BINS) * flat.size
-        # A product with a power of two of 1 or more is exact; with others the smallest numbers lose their sign.
+        # A product with 2^k is exact for k >= 0; else the smallest numbers may vanish, sign and all.
         kind = np.float32 if 2.0**-100 < self.reach <= BINS / 2 else np.float64
         scaled = flat * kind(BINS / 2 / self.reach)
         index = np.floor(scaled, out=scaled).astype(np.intp)
@@ -222,7 +223,8 @@ class Observation:
         return np.clip((edges[:-1] + edges[1:]) / 2, self.lowest, self.highest)
 
     def _linear_edges(self) -> NDArray[np.float64]:
-        return (np.arange(BINS + 1) - BINS / 2) * ((self.reach or 1.0) * 2 / BINS)
+        steps = np.arange(BINS + 1, dtype=np.float64) - BINS / 2
+        return steps * ((self.reach or 1.0) * 2 / BINS)
 
     def core(self, share: float = 0.99) -> float:
         """The magnitude within which at least ``share`` of the values lie, to a sixteenth."""

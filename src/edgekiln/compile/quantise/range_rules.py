@@ -21,6 +21,7 @@ RULES = ("minmax", "percentile", "mse", "entropy")
 
 _CANDIDATES = 512
 _ENTROPY_CORE = 0.999
+_LEAST_INSIDE = 0.9
 
 
 def minmax_range(seen: Observation, symmetric: bool) -> tuple[float, float]:
@@ -165,21 +166,21 @@ def _even_bins(seen: Observation) -> tuple[float, NDArray[np.float64]]:
 def _best_end(counts: NDArray[np.float64], first: int, levels: int, least: int = 0) -> int:
     """One past the last bin of the range from ``first`` that loses least information in ``levels`` levels.
 
-    Candidates end at non-empty bins, from ``levels`` bins on and not before ``least``, at most _CANDIDATES of
-    them. The sums over levels are differences of cumulative sums, so a candidate costs ``levels`` steps,
+    Candidates end at non-empty bins, from ``levels`` bins on and not before ``least``, with nine tenths of
+    the values inside (of a few distinct values any single one tells "everything"); at most _CANDIDATES. The sums over levels are differences of cumulative sums, so a candidate costs ``levels`` steps,
     not its bins.
     """
     used = np.flatnonzero(counts) + 1
-    ends = used[used >= max(first + levels, least)]
+    inside = counts.copy()
+    inside[:first] = 0
+    mass = np.concatenate([[0.0], np.cumsum(inside)])
+    ends = used[(used >= max(first + levels, least)) & (mass[used] >= _LEAST_INSIDE * mass[-1])]
     if ends.size == 0:
         return _last(counts)
     ends = ends[np.unique(np.linspace(0, ends.size - 1, _CANDIDATES).round().astype(int))]
-    inside = counts.copy()
-    inside[:first] = 0
     logs = inside * np.log(np.where(inside > 0, inside, 1.0))
-    mass, filled, plogp = (
-        np.concatenate([[0.0], np.cumsum(a)]) for a in (inside, (inside > 0).astype(np.float64), logs)
-    )
+    filled = np.concatenate([[0], np.cumsum(inside > 0)])
+    plogp = np.concatenate([[0.0], np.cumsum(logs)])
     edges = first + np.arange(levels + 1)[None, :] * (ends - first)[:, None] // levels
     held, bins = np.diff(mass[edges], axis=1), np.diff(filled[edges], axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
