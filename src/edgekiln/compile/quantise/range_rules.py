@@ -167,8 +167,8 @@ def _best_end(counts: NDArray[np.float64], first: int, levels: int, least: int =
     """One past the last bin of the range from ``first`` that loses least information in ``levels`` levels.
 
     Candidates end at non-empty bins, from ``levels`` bins on and not before ``least``, with nine tenths of
-    the values inside (of a few distinct values any single one tells "everything"); at most _CANDIDATES. The sums over levels are differences of cumulative sums, so a candidate costs ``levels`` steps,
-    not its bins.
+    the values inside (else of a few distinct values a single one would tell all); at most _CANDIDATES.
+    The sums over levels are differences of cumulative sums, so a candidate costs ``levels`` steps.
     """
     used = np.flatnonzero(counts) + 1
     inside = counts.copy()
