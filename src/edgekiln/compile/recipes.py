@@ -141,15 +141,23 @@ def _static_recipe(name: str, base: str, steps: list[str]) -> Recipe | None:
     if "equalise" in steps:
         found.append(Pass(name="equalise", params={"alpha": 0.5}))
     chosen: dict[str, Scalar] = {"layers": True} if "layers" in steps else {}
-    if {"round", "bias"} & set(steps):
-        wanted: dict[str, Scalar] = {"round": "round" in steps, "bias": "bias" in steps}
+    wanted: dict[str, Scalar] = {"round": "round" in steps, "bias": "bias" in steps}
+    if {"round", "bias"} & set(steps) and mixed is None:
         found.append(Pass(name="recover", params={**own, **wanted, **chosen}))
     last = "quantise-static" if mixed is None else "quantise-mixed"
-    bound: dict[str, Scalar] = {} if mixed is None else {"drop": float(mixed[1])}
+    # A search recovers what it quantises itself: layers that stay float keep their own weights.
+    bound: dict[str, Scalar] = (
+        {} if mixed is None else {"drop": float(mixed[1]), **_all_unless(steps, wanted)}
+    )
     found.append(Pass(name=last, params={**own, "per_channel": True, **chosen, **bound}))
     if "bf16" in steps:
         found.append(Pass(name="arithmetic", params={"type": "bf16"}))
     return Recipe(name=name, passes=tuple(found))
+
+
+def _all_unless(steps: list[str], wanted: dict[str, Scalar]) -> dict[str, Scalar]:
+    """Rounding and bias correction, both where neither was asked for by itself."""
+    return wanted if {"round", "bias"} & set(steps) else dict.fromkeys(wanted, True)
 
 
 def _rule(text: str) -> dict[str, Scalar] | None:

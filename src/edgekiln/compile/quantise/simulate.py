@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekiln.compile.quantise.layers import layers
 from edgekiln.compile.quantise.observers import Ranges
+from edgekiln.compile.quantise.rounding import nearest
 
 FAKE = "_edgekiln_fake"
 _FUSED = frozenset({"Relu", "Clip"})
@@ -166,6 +168,26 @@ def with_weights(model: Any, values: Mapping[str, NDArray[Any]]) -> None:
         if tensor.name in left:
             tensor.CopyFrom(numpy_helper.from_array(left.pop(tensor.name), tensor.name))
     model.graph.initializer.extend(numpy_helper.from_array(v, n) for n, v in left.items())
+
+
+def on_grids(model: Any, most: int, keep_float: Collection[str] = ()) -> Any:
+    """A copy of ``model`` whose layers' weights are at the nearest step of their rows' grids.
+
+    Weights that are on their grids already stay as they are; so do those of ``keep_float`` nodes.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    held = {i.name: i for i in model.graph.initializer}
+    changed = {}
+    for layer in layers(model):
+        if layer.node not in keep_float:
+            values = numpy_helper.to_array(held[layer.weight])
+            changed[layer.weight] = layer.unmatrix(nearest(layer.matrix(values), most), values)
+    with_weights(made, changed)
+    return made
 
 
 def session(model: Any, threads: int) -> Any:

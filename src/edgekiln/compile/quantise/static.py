@@ -46,6 +46,11 @@ DIALECTS = {
     "ort-7bit": Dialect(
         "ort-7bit", activations="QUInt8", symmetric=False, int32_bias=True, reduce_range=True
     ),
+    # OpenVINO fuses ONNX Runtime's form as it is; the name tells whose speed a search goes by.
+    "openvino-qdq": Dialect("openvino-qdq", activations="QUInt8", symmetric=False, int32_bias=True),
+    "openvino-qdq-7bit": Dialect(
+        "openvino-qdq-7bit", activations="QUInt8", symmetric=False, int32_bias=True, reduce_range=True
+    ),
     "tensorrt": Dialect("tensorrt", activations="QInt8", symmetric=True, int32_bias=False),
     "qnn": Dialect("qnn", activations="QUInt8", symmetric=False, int32_bias=True, hexagon=True),
 }

@@ -152,6 +152,6 @@ def dialect(target: str, recipe: str, device: Device) -> str:
         return target
     if target in {"coreml", "litert", "executorch"}:
         return "float"
-    if static and device.arch == "x86_64" and not _VNNI & set(device.features):
-        return "ort-7bit"
-    return "ort"
+    form = "openvino-qdq" if target == "openvino" else "ort"
+    narrow = static and device.arch == "x86_64" and not _VNNI & set(device.features)
+    return f"{form}-7bit" if narrow else form
