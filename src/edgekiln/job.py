@@ -4,6 +4,7 @@ name = "my-model"
 devices = ["host", "jetson-orin-nano-8gb"]
 data = "photos/"              # calibration; relative paths are relative to this file
 holdout = "more-photos/"      # optional: agreement is judged here; else a quarter of data is kept back
+calibration = "calibration.npz"  # optional: ranges of an earlier build, used instead of observing data
 eval = "labelled/"            # optional: class folders, or a CSV with path,label
 out = "build/my-model"
 
@@ -98,6 +99,7 @@ class Job(Record, frozen=True, kw_only=True):
     name: str | None = None
     data: str | None = None
     holdout: str | None = None
+    calibration: str | None = None
     eval: str | None = None
     out: str = "edgekiln-out"
     preprocess: Preprocess | None = None

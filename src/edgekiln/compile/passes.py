@@ -143,7 +143,7 @@ def _losses(one: Step, ready: Path, held: Ranges) -> tuple[LayerLoss, ...]:
     from edgekiln.compile.quantise.simulate import on_grids
 
     dialect, params, shop, data = DIALECTS[one.form], one.one.params, one.shop, _given(one)
-    if dialect.hexagon:
+    if dialect.hexagon or data.ranges_alone:
         return ()
 
     def produce(into: Path) -> _Losses:
@@ -355,6 +355,8 @@ def observations(shop: Workshop, graph: Path, data: Calibration) -> dict[str, Ob
     """The activations' observations: one pass over the data for all recipes and dialects of one graph."""
     # Most dialects quantise the shop's own graph, whose hash is its name.
     name = shop.model_sha256 if graph == shop.graph else (_remembered(graph) or sha256_file(graph))
+    if name in data.kept:
+        return dict(data.kept[name])
 
     def produce(into: Path) -> _Observed:
         seen = observe(graph, data.samples(), shop.threads)

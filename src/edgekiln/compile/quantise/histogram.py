@@ -235,6 +235,13 @@ class Observation:
         last = int(np.searchsorted(folded, share * folded[-1]))
         return float(min(_magnitudes()[last + 1], max(-self.lowest, self.highest)))
 
+    def beyond(self, magnitude: float) -> float:
+        """The share of the counted values at ``magnitude`` or above, where that is an edge of a bin."""
+        half = LOG_BINS // 2
+        folded = self.log_counts[:half] + self.log_counts[half:]
+        first = int(np.searchsorted(_magnitudes(), magnitude))
+        return float(folded[first:].sum() / max(folded.sum(), 1))
+
     def resolved(self) -> bool:
         """Whether the linear bins tell the bulk of the values apart: 99 % of them span 32 bins or more."""
         return self.core() >= 32 * 2 * self.reach / BINS

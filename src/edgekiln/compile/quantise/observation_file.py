@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekiln.compile.quantise.histogram import BINS, LOG_BINS, Channels, Observation
+from edgekiln.compile.quantise.histogram import BINS, LOG_BINS, MOST_CHANNELS, Channels, Observation
 
 
 def save(seen: Mapping[str, Observation], path: Path) -> None:
@@ -73,3 +73,55 @@ def from_arrays(held: Mapping[str, NDArray[Any]]) -> dict[str, Observation]:
             channels=channels,
         )
     return seen
+
+
+_SHAPES: dict[str, tuple[str, tuple[int, ...]]] = {
+    "ends": ("float64", (3,)),
+    "counts": ("int64", (BINS,)),
+    "log_counts": ("int64", (LOG_BINS,)),
+    "halves": ("float64", (2, 2)),
+    "axes": ("int64", ()),
+    "channel_sizes": ("int64", ()),
+    "channel_n": ("int64", ()),
+}
+_PER_CHANNEL = {
+    "channel_lowest": "float32",
+    "channel_highest": "float32",
+    "channel_total": "float64",
+    "channel_squares": "float64",
+}
+
+
+def check_arrays(held: Mapping[str, NDArray[Any]]) -> None:
+    """Raise ValueError unless ``held``, from anyone, is what ``to_arrays`` may give: names, types, lengths,
+    and figures that can have been observed.
+    """
+    if set(held) != {"names", *_SHAPES, *_PER_CHANNEL}:
+        raise ValueError("other arrays are in it")
+    names = held["names"]
+    if names.ndim != 1 or names.dtype.kind != "U" or len(set(names.tolist())) != names.size:
+        raise ValueError("the tensors' names are no list")
+    for key, (kind, shape) in _SHAPES.items():
+        _check(key, held[key], kind, (names.size, *shape))
+    sizes = held["channel_sizes"]
+    if (sizes < 0).any() or (sizes > MOST_CHANNELS).any() or (held["channel_n"][sizes > 0] < 1).any():
+        raise ValueError("impossible numbers of channels")
+    for key, kind in _PER_CHANNEL.items():
+        _check(key, held[key], kind, (int(sizes.sum()),))
+        if np.isnan(held[key]).any():
+            raise ValueError(f"'{key}' holds NaN")
+    low, high, reach = held["ends"].T
+    mantissa, _ = np.frexp(reach)
+    if not np.isfinite(held["ends"]).all() or (low > high).any() or (reach < 0).any():
+        raise ValueError("impossible ranges")
+    if ((mantissa != 0.5) & (reach != 0)).any() or (np.maximum(-low, high) > reach).any():
+        raise ValueError("ranges that are not those of the histograms")
+    if (held["counts"] < 0).any() or (held["log_counts"] < 0).any() or np.isnan(held["halves"]).any():
+        raise ValueError("impossible counts")
+    if not set(held["axes"].tolist()) <= {-1, 0, 1}:
+        raise ValueError("impossible axes")
+
+
+def _check(key: str, array: NDArray[Any], kind: str, shape: tuple[int, ...]) -> None:
+    if array.dtype != np.dtype(kind) or array.shape != shape:
+        raise ValueError(f"'{key}' is {array.dtype} {array.shape} instead of {kind} {shape}")
