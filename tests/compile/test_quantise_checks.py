@@ -1,4 +1,4 @@
-"""What calibration data and activations may suffer from: told by name, with figures, and not where all is well."""
+"""What calibration data and activations may suffer from: told by name, and not where all is well."""
 
 import numpy as np
 import pytest
