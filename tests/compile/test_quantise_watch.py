@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgekiln.compile.quantise.observers import Observation, observe
 from edgekiln.compile.quantise.watch import live_bytes
+from edgekiln.errors import ConversionFailed
 
 CPU = ["CPUExecutionProvider"]
 
@@ -202,3 +203,30 @@ def test_the_process_is_no_larger_after_many_samples_than_after_few(digits):
 def test_observing_takes_less_than_half_as_much_again_as_the_float_model(lite0):
     plain, watched = (peak_kilobytes(mode, lite0, "image", "1x3x224x224", 4) for mode in ("float", "observe"))
     assert watched < 1.5 * plain
+
+
+# ---------------------------------------------------------------- what ONNX Runtime can't run
+
+
+def test_an_operator_of_an_unknown_domain_is_named_with_a_cure(tmp_path):
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a"]),
+        helper.make_node("Sparkle", ["a"], ["y"], domain="com.example"),
+    ]
+    value = lambda n: helper.make_tensor_value_info(n, TensorProto.FLOAT, (1, 4))  # noqa: E731
+    sets = [helper.make_opsetid("", 17), helper.make_opsetid("com.example", 1)]
+    graph = helper.make_graph(nodes, "g", [value("x")], [value("y")])
+    onnx.save(helper.make_model(graph, opset_imports=sets, ir_version=8), tmp_path / "g.onnx")
+    with pytest.raises(ConversionFailed, match=r"of other domains: com\.example\.Sparkle") as caught:
+        observe(tmp_path / "g.onnx", [{"x": np.ones((1, 4), np.float32)}], 1)
+    assert "operator set" in caught.value.cure
+
+
+def test_an_operator_set_newer_than_the_tool_is_named_with_a_cure(tmp_path):
+    value = lambda n: helper.make_tensor_value_info(n, TensorProto.FLOAT, (1, 4))  # noqa: E731
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [value("x")], [value("y")])
+    sets = [helper.make_opsetid("", 99)]
+    onnx.save(helper.make_model(graph, opset_imports=sets, ir_version=8), tmp_path / "g.onnx")
+    with pytest.raises(ConversionFailed, match=r"ai\.onnx 99") as caught:
+        observe(tmp_path / "g.onnx", [{"x": np.ones((1, 4), np.float32)}], 1)
+    assert caught.value.cure

@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from edgekiln.cache import step
 from edgekiln.compile.graph import ops
 from edgekiln.compile.quantise.observers import Observation, Ranges, load, observe, ranges, save
+from edgekiln.compile.quantise.operators import refuse_quantised, unknown_operators
 from edgekiln.compile.quantise.sensitivity import layer_losses
 from edgekiln.compile.quantise.static import (
     DIALECTS,
@@ -32,6 +33,8 @@ from edgekiln.compile.workshop import Calibration, Workshop, tools
 from edgekiln.errors import ConversionFailed
 from edgekiln.files import sha256_file
 from edgekiln.records import LayerLoss, Pass, PassReport, Record
+
+_OF_FLOAT = frozenset({"equalise", "recover", "compress-weights"})
 
 KEEP_BACK = 4
 """A search holds its bound on one calibration sample in so many, which ranges and rounding don't see."""
@@ -86,6 +89,8 @@ def apply(one: Step) -> tuple[Path, PassReport]:
     function = PASSES.get(one.one.name)
     if function is None and one.one.name not in LEFT_TO_TARGET:
         raise ConversionFailed("applying", one.one.name, "no pass has this name", "Check the recipe")
+    if one.one.name in _OF_FLOAT or one.one.name.startswith("quantise-"):
+        refuse_quantised(before, one.path.name)
     made, note, found = (function or _left)(one)
     after = ops(onnx.load(made, load_external_data=False)) if made.suffix == ".onnx" else _ir_ops(made)
     return made, PassReport(
@@ -131,6 +136,8 @@ def _static(one: Step) -> Applied:
     seen = observations(one.shop, ready, data)
     held = quantise_static(ready, seen, rule, one.one.params, dialect, one.into)
     note = f"dialect {one.form}: {len(held)} ranges by {rule} from {samples_text(data)}"
+    if not dialect.hexagon and (unknown := unknown_operators(ready)):
+        note += f"; in float, without a quantised form: {', '.join(f'{k} {n}' for k, n in unknown.items())}"
     return Applied(one.into, note, _losses(one, ready, held))
 
 

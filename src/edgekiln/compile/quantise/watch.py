@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekiln.compile.quantise.histogram import Observation
+from edgekiln.compile.quantise.operators import missing_types
 from edgekiln.engines import Arrays
 from edgekiln.errors import ConversionFailed
 
@@ -95,6 +96,7 @@ class _Watch:
         import onnx
 
         sized = _sized(model, sample)
+        sized.graph.value_info.extend(missing_types(_typed(model, sized), scratch))
         constant = {i.name for i in model.graph.initializer}  # older graphs list them as inputs too
         floats = [i for i in model.graph.input if i.type.tensor_type.elem_type == onnx.TensorProto.FLOAT]
         self._inputs = [i.name for i in floats if i.name not in constant]
@@ -111,7 +113,7 @@ class _Watch:
         types = {i.name: i.type.tensor_type.elem_type for i in _infos(sized)}
         segments = _segments(model, _float_sizes(sized), types, bound)
         self.names = [*self._inputs, *(n for s in segments for n in s.watched)]
-        self._sessions = [(s, _session(model, s, types, threads, scratch)) for s in segments]
+        self._sessions = [(s, _session(model, s, types, threads, scratch, self._graph)) for s in segments]
         self._last_use = {n: k for k, s in enumerate(segments) for n in s.inputs}
 
     def run(self, sample: Arrays) -> Iterator[dict[str, NDArray[Any]]]:
@@ -187,6 +189,17 @@ def _sized(model: Any, sample: Arrays) -> Any:
     # What can't be inferred (operators of other domains) may have been written down.
     known = {i.name for i in _infos(made)}
     made.graph.value_info.extend(i for i in model.graph.value_info if i.name not in known)
+    return made
+
+
+def _typed(model: Any, sized: Any) -> Any:
+    """``model`` with the types that are known."""
+    import onnx
+
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    del made.graph.value_info[:]
+    made.graph.value_info.extend(sized.graph.value_info)
     return made
 
 
@@ -266,7 +279,9 @@ def _segments(model: Any, sizes: Mapping[str, int], types: Mapping[str, int], bo
     return [s for s in found if s.watched or s.kept]
 
 
-def _session(model: Any, segment: _Segment, types: Mapping[str, int], threads: int, scratch: Path) -> Any:
+def _session(
+    model: Any, segment: _Segment, types: Mapping[str, int], threads: int, scratch: Path, graph: str
+) -> Any:
     """A session of one segment; its own weights alone are in it."""
     import onnx
     import onnxruntime as ort
@@ -296,4 +311,22 @@ def _session(model: Any, segment: _Segment, types: Mapping[str, int], threads: i
     options.enable_cpu_mem_arena = False
     path = scratch / "segment.onnx"
     path.write_bytes(part.SerializeToString())
-    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    try:
+        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's own classes share no base but this one
+        why = _refusal(part, str(error).replace(str(path), graph))
+        raise ConversionFailed("calibrating", graph, why, _REFUSED_CURE) from error
+
+
+_REFUSED_CURE = (
+    "Export the model at an operator set that ONNX Runtime knows, without operators of other domains, or use "
+    "a float recipe on a target that has them"
+)
+
+
+def _refusal(part: Any, said: str) -> str:
+    """ONNX Runtime's words, with the operator sets and the operators of other domains of what it refused."""
+    sets = ", ".join(f"{o.domain or 'ai.onnx'} {o.version}" for o in part.opset_import)
+    foreign = sorted({f"{n.domain}.{n.op_type}" for n in part.graph.node if n.domain not in ("", "ai.onnx")})
+    other = f"; of other domains: {', '.join(foreign)}" if foreign else ""
+    return f"ONNX Runtime can't run it (operator sets {sets}{other}): {' '.join(said.split())[:300]}"
