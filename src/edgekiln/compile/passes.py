@@ -160,7 +160,9 @@ def _losses(one: Step, ready: Path, held: Ranges) -> tuple[LayerLoss, ...]:
         only = layer_nodes(ready) if params.get("layers") else None
         keep = () if only is None else {n.name for n in original.graph.node if n.name not in only}
         decided = on_grids(decided, 63 if dialect.reduce_range else 127, keep)
-        found = layer_losses(original, decided, held, dialect.symmetric, data.samples(), shop.threads, keep)
+        found = layer_losses(
+            original, decided, held, dialect.symmetric, data.samples(), shop.threads, only=only
+        )
         return _Losses(layers=found)
 
     origin = sha256_file(one.origin) if one.origin is not None else shop.model_sha256
@@ -251,17 +253,17 @@ def _mixed(one: Step) -> Applied:
     written: dict[frozenset[str], Path] = {}
 
     def write(keep_float: Collection[str]) -> Path:
-        """Layers that stay float keep the float model's own weights."""
+        """Layers that stay float keep the decided weights: their biases were corrected together with them."""
         key = frozenset(keep_float)
         if key not in written:
-            source = with_float_layers(one.path, recovered, key, one.into.with_name("source.onnx"))
             into = one.into.with_name(f"candidate-{len(written)}.onnx")
-            quantise_static(source, seen, str(params["rule"]), params, dialect, into, key)
+            quantise_static(recovered, seen, str(params["rule"]), params, dialect, into, key)
             written[key] = into
         return written[key]
 
     original, decided = onnx.load(one.path), onnx.load(recovered)
-    losses = layer_losses(original, decided, held, dialect.symmetric, kept.samples(), shop.threads)
+    only = layer_nodes(one.path) if params.get("layers") else None
+    losses = layer_losses(original, decided, held, dialect.symmetric, kept.samples(), shop.threads, only=only)
     ground = mixed.Ground(
         original=original,
         recovered=decided,
@@ -273,28 +275,11 @@ def _mixed(one: Step) -> Applied:
         time=candidates.timer(one.form, shop.threads, next(iter(kept.samples()))),
         task=shop.model.task,
         threads=shop.threads,
+        only=only,
     )
     found = mixed.search(ground, float(params["drop"]), losses)
     one.into.write_bytes(found.file.read_bytes())
     return Applied(one.into, f"{how} of {fit.n + kept.n}; {found.note}", found.losses)
-
-
-def with_float_layers(original: Path, recovered: Path, keep: Collection[str], into: Path) -> Path:
-    """The recovered graph, written to ``into`` with ``original``'s weights and biases in the layers
-    ``keep``.
-    """
-    import onnx
-    from onnx import numpy_helper
-
-    from edgekiln.compile.quantise.layers import layers
-    from edgekiln.compile.quantise.simulate import with_weights
-
-    source, made = onnx.load(original), onnx.load(recovered)
-    theirs = {i.name: i for i in source.graph.initializer}
-    names = [n for x in layers(source) if x.node in keep for n in (x.weight, x.bias) if n]
-    with_weights(made, {n: numpy_helper.to_array(theirs[n]) for n in names})
-    onnx.save(made, into)
-    return into
 
 
 def _arithmetic(one: Step) -> Applied:

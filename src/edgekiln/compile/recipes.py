@@ -130,7 +130,9 @@ def _static_recipe(name: str, base: str, steps: list[str]) -> Recipe | None:
     static, mixed = _STATIC.fullmatch(base), _MIXED.fullmatch(base)
     if steps != [s for s in STEPS if s in steps] or not (static or mixed):
         return None
-    rule: dict[str, Scalar] | None = {"rule": "mse"} if static is None else _rule(static[2])
+    # A transformer's few huge values carry its attention: cutting them costs more than the finer grid gains.
+    own_rule = "minmax" if "layers" in steps else "mse"
+    rule: dict[str, Scalar] | None = {"rule": own_rule} if static is None else _rule(static[2])
     if rule is None or (static is not None and static[1] == "a16w8" and "layers" in steps):
         return None
     if rule["rule"] == "entropy" and static is not None and static[1] == "a16w8":

@@ -38,10 +38,12 @@ TIED = frozenset(
         "Dropout",
     }
 )
-HEADROOM = 2.0
+HEADROOM = 4.0
 """How far below the clip an enlarged channel stays on the data: the field may go further than the sample."""
 MOST = 32.0
 """No channel is scaled by more, or by less than its reciprocal."""
+MOST_CLIPPED = 4.0
+"""No channel that passes a clip is enlarged by more: a rare large value would be cut."""
 
 
 @dataclass
@@ -271,7 +273,7 @@ def scales(
         room = stream.ceiling / np.maximum(seen * HEADROOM, 1e-9)
         if not columns:
             s = room
-        s = np.clip(s, 1.0, np.maximum(room, 1.0))
+        s = np.clip(s, 1.0, np.clip(room, 1.0, MOST_CLIPPED))
     # dead channels are left as they are: nothing is known of them
     s = np.where(seen > largest * 1e-6, s, 1.0)
     return np.clip(s, 1 / MOST, MOST)

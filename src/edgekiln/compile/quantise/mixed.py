@@ -1,9 +1,11 @@
 """Mixed precision under a bound: the fewest, cheapest layers back in float until the bound holds.
 
 1. Wholly in INT8, does the bound hold on samples that calibration never saw? Then nothing is put back.
-2. Of the layers that lose most alone (``sensitivity``), what does the model's own output gain when one stays
-   float (by simulation), and what does it cost (by timing the written model)? Best gain per cost first.
-3. Layers are put back in that order; after each the written model itself is judged on those samples.
+2. What does the model's own output gain when one activation is no longer rounded (simulated, with one switch
+per
+   activation in one session), and what do the layers around it cost in float (the written models, timed in
+   turns)? An activation is float only where all that make and read it are: such a set of nodes is the unit.
+3. The sets are put back, the best gain per cost first; after each step the written model itself is judged.
 
 A judgement has an interval by its number of samples; the search stops at the first set whose own figure
 holds and says how sure that is. Where no set holds, the caller gets a ConversionFailed with the best that
@@ -15,7 +17,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -32,9 +34,10 @@ from edgekiln.prove.statistics import wilson
 from edgekiln.records import LayerLoss, Task
 
 CANDIDATES = 16
-PROBES = 24
-"""Validation samples on which one layer's effect on the output is simulated."""
-LADDER = (1, 2, 3, 4, 6, 8, 10, 12, 16)
+"""Activations whose float form is written and timed."""
+PROBES = 8
+"""Validation samples on which each activation's effect on the output is simulated."""
+LADDER = (1, 2, 3, 4, 6, 8, 12, 16)
 LEAST_SAMPLES = 8
 SQNR_FLOOR_DB = 20.0
 
@@ -87,6 +90,7 @@ class Ground:
     time: Time
     task: Task
     threads: int
+    only: frozenset[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -118,17 +122,18 @@ def search(ground: Ground, drop: float, losses: Sequence[LayerLoss]) -> Found:
     if verdict.holds:
         note = f"every layer in INT8 keeps the bound: {verdict.sentence()}"
         return Found((), whole, tuple(losses), verdict, note)
-    ranked, marked = _ranked(ground, losses, whole)
+    ranked = _ranked(ground, whole)
+    marked = _marked(ranked, losses)
     best, tried = verdict, 0
     for count in LADDER:
         if count > len(ranked):
             break
-        keep = tuple(ranked[:count])
+        keep = tuple(dict.fromkeys(node for one in ranked[:count] for node in one.nodes))
         file = ground.write(keep)
-        found, tried = _judged(ground, file, reference, drop), count
+        found, tried = _judged(ground, file, reference, drop), sum(x.node in keep for x in marked)
         if found.holds:
             told = tuple(msgspec.structs.replace(x, in_float=x.node in keep) for x in marked)
-            many = f"{count} of {len(losses)} layers stay float"
+            many = f"{sum(x.in_float for x in told)} of {len(losses)} layers stay float"
             note = f"{many}: {found.sentence()}; wholly in INT8: {verdict.sentence()}"
             return Found(keep, file, told, found, note)
         best = max(best, found, key=lambda v: v.value)
@@ -167,68 +172,97 @@ def _judged(ground: Ground, file: Path, reference: Sequence[dict[str, Any]], dro
 # ---------------------------------------------------------------- ranking
 
 
-def _ranked(
-    ground: Ground, losses: Sequence[LayerLoss], whole: Path
-) -> tuple[list[str], tuple[LayerLoss, ...]]:
-    """Candidate layers, best gain per cost first, and the losses with both figures filled in."""
-    known = {layer.node for layer in layers(ground.original)}
-    worst = sorted(
-        (x for x in losses if x.node in known and x.isolated_db is not None),
-        key=lambda x: (x.isolated_db, x.node),
-    )
-    names = [x.node for x in worst[:CANDIDATES]]
+@dataclass(frozen=True)
+class _Unit:
+    """An activation and the nodes around it. ``gain`` is the output's error energy that goes with it, as a
+    share of its signal; ``whole`` is that of the wholly quantised model. ``cost_ms`` is None where nothing
+    was timed.
+    """
+
+    activation: str
+    nodes: tuple[str, ...]
+    gain: float
+    whole: float
+    cost_ms: float | None = None
+    work: float = 0.0
+
+
+def _ranked(ground: Ground, whole: Path) -> list[_Unit]:
+    """The activations worth giving back, best gain per cost first."""
+    units = sorted(_gains(ground), key=lambda u: (-u.gain, u.activation))
+    units = [u for u in units if u.gain > 0 and u.nodes][:CANDIDATES]
+    medians = ground.time([whole, *(ground.write(u.nodes) for u in units)]) if units else None
+    if medians is not None:
+        timed = [replace(u, cost_ms=ms - medians[0]) for u, ms in zip(units, medians[1:], strict=True)]
+        # differences below a fiftieth of the whole are this run's noise
+        return sorted(timed, key=lambda u: -u.gain / max(u.cost_ms or 0.0, 0.02 * medians[0]))
+    work = {layer.node: _work(ground.original, layer) for layer in layers(ground.original)}
+    weighed = [replace(u, work=sum(work.get(n, 0.0) for n in u.nodes)) for u in units]
+    return sorted(weighed, key=lambda u: -u.gain / max(u.work, 1.0))
+
+
+def _gains(ground: Ground) -> list[_Unit]:
+    """What leaving each activation unrounded gains at the outputs, all others rounded."""
+    held = simulate.quantised_activations(ground.recovered, ground.ranges, only=ground.only)
+    fake = simulate.fake_quantised(ground.recovered, held, ground.ranges, ground.symmetric, switches=True)
+    runner = simulate.session(fake, ground.threads)
     probes = list(itertools.islice(ground.validation(), PROBES))
     truth = _outputs(ground.original, probes, ground.threads)
-    before = _error(truth, _simulated(ground, probes, ()))
-    gains = {name: before - _error(truth, _simulated(ground, probes, (name,))) for name in names}
-    costs = _costs(ground, names, whole)
-    floor = 0.02 * max(costs.values(), default=1.0) or 1e-9
-    order = sorted((n for n in names if gains[n] > 0), key=lambda n: (-gains[n] / max(costs[n], floor), n))
-    timed = ground.time([]) is not None
+    names = [o.name for o in runner.get_outputs()]
+    switches = [f"{simulate.SWITCH}{k}" for k in range(len(held))]
+
+    def error(off: int | None) -> float:
+        settings = {s: np.array([k != off]) for k, s in enumerate(switches)}
+        made = [dict(zip(names, runner.run(names, {**p, **settings}), strict=True)) for p in probes]
+        return _error(truth, made)
+
+    whole = error(None)
+    around = _around(ground)
+    return [_Unit(name, around[name], whole - error(place), whole) for place, name in enumerate(held)]
+
+
+def _around(ground: Ground) -> dict[str, tuple[str, ...]]:
+    """The nodes that make and read each activation; of a graph where only some are quantised, only those."""
+    found: dict[str, list[str]] = {}
+    for node in ground.recovered.graph.node:
+        if ground.only is not None and node.name not in ground.only:
+            continue
+        for name in {*node.input, *node.output}:
+            found.setdefault(name, []).append(node.name)
+    # A Relu or Clip is part of what is before it.
+    makers = {out: node for node in ground.recovered.graph.node for out in node.output}
+    for name, nodes in found.items():
+        maker = makers.get(name)
+        if maker is not None and maker.op_type in {"Relu", "Clip"}:
+            before = makers.get(maker.input[0])
+            nodes += [before.name] if before is not None else []
+    return {name: tuple(n for n in dict.fromkeys(nodes) if n) for name, nodes in found.items()}
+
+
+def _marked(units: Sequence[_Unit], losses: Sequence[LayerLoss]) -> tuple[LayerLoss, ...]:
+    """The losses with the gain and cost of the activation that each layer makes, or else reads."""
+    best: dict[str, _Unit] = {}
+    for unit in units:
+        for node in unit.nodes:
+            if node not in best or unit.gain > best[node].gain:
+                best[node] = unit
     told = []
     for loss in losses:
-        if loss.node not in gains:
+        mine = best.get(loss.node)
+        if mine is None:
             told.append(loss)
             continue
-        after = max(before - gains[loss.node], 1e-30)
-        gain_db = 10 * math.log10(max(before, 1e-30) / after)
-        note = "" if timed else "its cost is its share of the multiply-adds: nothing could be timed here"
-        cost = costs[loss.node] if timed else None
-        told.append(msgspec.structs.replace(loss, output_gain_db=gain_db, cost_ms=cost, note=note))
-    return order, tuple(told)
-
-
-def _costs(ground: Ground, names: Sequence[str], whole: Path) -> dict[str, float]:
-    """What each layer in float costs: ms where the model runs here, else its multiply-adds."""
-    files = [whole, *(ground.write((name,)) for name in names)]
-    medians = ground.time(files)
-    if medians is not None:
-        return {name: ms - medians[0] for name, ms in zip(names, medians[1:], strict=True)}
-    return {layer.node: _work(ground.original, layer) for layer in layers(ground.original)}
+        gain_db = 10 * math.log10(max(mine.whole, 1e-30) / max(mine.whole - mine.gain, 1e-30))
+        note = f"with {', '.join(n for n in mine.nodes if n != loss.node) or 'nothing else'}"
+        if mine.cost_ms is None:
+            note += "; its cost is its share of the weights: nothing could be timed here"
+        told.append(msgspec.structs.replace(loss, output_gain_db=gain_db, cost_ms=mine.cost_ms, note=note))
+    return tuple(told)
 
 
 def _work(model: Any, layer: Any) -> float:
     weight = next(i for i in model.graph.initializer if i.name == layer.weight)
     return float(np.prod(weight.dims))
-
-
-def _simulated(ground: Ground, probes: Sequence[Arrays], keep: Sequence[str]) -> list[dict[str, Any]]:
-    """The quantised model's outputs with ``keep`` in float, computed in float."""
-    import onnx
-    from onnx import numpy_helper
-
-    model = onnx.ModelProto()
-    model.CopyFrom(ground.recovered)
-    theirs = {i.name: i for i in ground.original.graph.initializer}
-    ours = [layer for layer in layers(ground.original) if layer.node in keep]
-    names = [n for layer in ours for n in (layer.weight, layer.bias) if n]
-    simulate.with_weights(model, {n: numpy_helper.to_array(theirs[n]) for n in names})
-    held = simulate.quantised_activations(model, ground.ranges, keep)
-    outputs = {o.name for o in model.graph.output}
-    held = tuple(h for h in held if h not in outputs)
-    return _outputs(
-        simulate.fake_quantised(model, held, ground.ranges, ground.symmetric), probes, ground.threads
-    )
 
 
 def _outputs(model: Any, probes: Sequence[Arrays], threads: int) -> list[dict[str, Any]]:

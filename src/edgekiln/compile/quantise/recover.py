@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +33,9 @@ from edgekiln.engines import Arrays
 from edgekiln.errors import ConversionFailed
 
 MOST_SAMPLES = 64
-POSITIONS = 256
-"""Input vectors per layer and sample: neighbouring positions say much the same."""
+VECTORS_PER_INPUT = 8
+"""Input vectors taken for each unknown of a layer's system, over all samples: more say much the same."""
+LEAST_POSITIONS = 64
 SCRATCH_BYTES = 1 << 30
 """What the activations of all samples may take on disk at once; larger ones are kept of fewer samples."""
 
@@ -71,22 +72,22 @@ def recover(
         why = "it has no convolution or matrix product with constant weights"
         raise ConversionFailed("recovering the accuracy of", model.graph.name, why, "Use a plain recipe")
     weights = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
-    held = simulate.quantised_activations(model, ranges, _others(model, only))
-    held = tuple(name for name in held if name not in {o.name for o in model.graph.output})
+    held = simulate.quantised_activations(model, ranges, only=only)
     current = simulate.fake_quantised(model, held, ranges, what.symmetric, what.bits)
     changed: dict[str, NDArray[Any]] = {}
     with tempfile.TemporaryDirectory(prefix="edgekiln-relay-") as scratch:
         count = _affordable(model, samples)
-        means = _means(model, found, itertools.islice(samples(), count), threads) if what.bias else {}
+        masks = [_mask(sample) for sample in itertools.islice(samples(), count)]
+        means = _means(model, found, itertools.islice(samples(), count), masks, threads) if what.bias else {}
         relay = Relay(lambda: current, itertools.islice(samples(), count), Path(scratch), threads)
         for layer in found:
             name = layer.input + simulate.FAKE if layer.input in held else layer.input
             matrix = layer.matrix(weights[layer.weight])
-            made = _on_grid(matrix, layer, relay, name, what)
+            made = _on_grid(matrix, layer, relay, name, what, masks)
             new = {layer.weight: layer.unmatrix(made, weights[layer.weight])}
             simulate.with_weights(current, new)
             if what.bias and layer.bias:
-                shift = means[layer.node] - _mean(layer, relay.outputs(layer.output))
+                shift = means[layer.node] - _mean(layer, relay.outputs(layer.output), masks)
                 new[layer.bias] = (weights[layer.bias] + shift).astype(np.float32)
                 simulate.with_weights(current, {layer.bias: new[layer.bias]})
             changed |= new
@@ -98,23 +99,25 @@ def recover(
 
 
 def _on_grid(
-    matrix: NDArray[Any], layer: Layer, relay: Relay, name: str, what: Recovery
+    matrix: NDArray[Any],
+    layer: Layer,
+    relay: Relay,
+    name: str,
+    what: Recovery,
+    masks: Sequence[Mask],
 ) -> NDArray[np.float64]:
     if not what.round:
         return nearest(matrix, what.most)
     seen: Moments | None = None
+    positions = max(LEAST_POSITIONS, VECTORS_PER_INPUT * matrix.shape[2] // max(relay.count, 1))
     for number, values in enumerate(relay.reach(name)):
-        vectors = layer.patches(values, POSITIONS, number)
+        shown = values if layer.op == "Conv" else _shown(values, masks[number])
+        vectors = layer.patches(shown, positions, number)
         if seen is None:
             seen = Moments(vectors.shape[0], vectors.shape[2])
         seen.add(vectors)
     assert seen is not None  # a relay holds at least one sample
     return rounded(matrix, seen, what.most)
-
-
-def _others(model: Any, only: frozenset[str] | None) -> frozenset[str]:
-    """Nodes that stay float."""
-    return frozenset() if only is None else frozenset(n.name for n in model.graph.node if n.name not in only)
 
 
 def _affordable(model: Any, samples: Callable[[], Iterable[Arrays]]) -> int:
@@ -128,12 +131,34 @@ def _affordable(model: Any, samples: Callable[[], Iterable[Arrays]]) -> int:
     return max(4, min(MOST_SAMPLES, SCRATCH_BYTES // max(2 * max(sizes, default=1), 1)))
 
 
+Mask: TypeAlias = NDArray[np.bool_] | None
+
+
+def _mask(sample: Arrays) -> Mask:
+    """Which positions of a sample count, shape (length,): those that its attention mask shows.
+
+    Padding is most of a short sentence's positions, and nobody reads what the network makes of it.
+    """
+    for name, value in sample.items():
+        array = np.asarray(value)
+        if "mask" in name.lower() and array.ndim == 2 and array.shape[0] == 1 and array.any():
+            return np.asarray(array[0] != 0)
+    return None
+
+
+def _shown(value: NDArray[Any], mask: Mask) -> NDArray[Any]:
+    """The rows of (..., length, channels) that count, as (rows, channels)."""
+    flat = value.reshape(-1, value.shape[-1])
+    return flat if mask is None or len(flat) != len(mask) else flat[mask]
+
+
 def _means(
-    model: Any, found: Iterable[Layer], samples: Iterable[Arrays], threads: int
+    model: Any, found: Sequence[Layer], samples: Iterable[Arrays], masks: Sequence[Mask], threads: int
 ) -> dict[str, NDArray[np.float64]]:
     """The float model's mean of each layer's output channels, shape (channels,) by node."""
-    by_output = {layer.output: layer for layer in found}
-    averaged, names = _averaging(model, by_output.values())
+    if any(mask is not None for mask in masks):
+        return _masked_means(model, found, samples, masks, threads)
+    averaged, names = _averaging(model, found)
     runner = simulate.session(averaged, threads)
     inputs = {i.name for i in runner.get_inputs()}
     total: dict[str, NDArray[np.float64]] = {}
@@ -146,17 +171,30 @@ def _means(
     return {node: value / max(count, 1) for node, value in total.items()}
 
 
-def _averaging(model: Any, found: Iterable[Layer]) -> tuple[Any, dict[str, str]]:
+def _masked_means(
+    model: Any, found: Sequence[Layer], samples: Iterable[Arrays], masks: Sequence[Mask], threads: int
+) -> dict[str, NDArray[np.float64]]:
+    names = [layer.output for layer in found]
+    runner = simulate.session(simulate.part(model, names), threads)
+    inputs = {i.name for i in runner.get_inputs()}
+    total: dict[str, Any] = {layer.node: 0.0 for layer in found}
+    for sample, mask in zip(samples, masks, strict=True):
+        values = runner.run(names, {k: v for k, v in sample.items() if k in inputs})
+        for layer, value in zip(found, values, strict=True):
+            total[layer.node] = total[layer.node] + _mean(layer, [value], [mask])
+    return {node: np.asarray(value / max(len(masks), 1)) for node, value in total.items()}
+
+
+def _averaging(model: Any, found: Sequence[Layer]) -> tuple[Any, dict[str, str]]:
     """A graph that gives each layer's output averaged over all but its channels: no tensor is kept for
     long.
     """
     from onnx import TensorProto, helper, numpy_helper
 
-    listed = list(found)
-    made = simulate.part(model, [layer.output for layer in listed])
+    made = simulate.part(model, [layer.output for layer in found])
     del made.graph.output[:]
     names = {}
-    for place, layer in enumerate(listed):
+    for place, layer in enumerate(found):
         name = f"edgekiln_mean_{place}"
         flat = f"{name}_flat"
         # (batch, channels, positions) or (everything, channels)
@@ -190,14 +228,15 @@ def _width(model: Any, layer: Layer) -> int:
     return int(weight.dims[0] if layer.transposed else weight.dims[1])
 
 
-def _mean(layer: Layer, values: Iterable[NDArray[Any]]) -> NDArray[np.float64]:
+def _mean(layer: Layer, values: Iterable[NDArray[Any]], masks: Sequence[Mask]) -> NDArray[np.float64]:
+    """The mean of each output channel over samples and the positions that count, shape (channels,)."""
     total: Any = 0.0
-    count = 0
-    for value in values:
-        axes = (0, *range(2, value.ndim)) if layer.op == "Conv" else tuple(range(value.ndim - 1))
-        total = total + value.mean(axis=axes, dtype=np.float64)
-        count += 1
-    return np.asarray(total / max(count, 1), np.float64)
+    for value, mask in zip(values, masks, strict=True):
+        if layer.op == "Conv":
+            total = total + value.mean(axis=(0, *range(2, value.ndim)), dtype=np.float64)
+        else:
+            total = total + _shown(value, mask).mean(axis=0, dtype=np.float64)
+    return np.asarray(total / max(len(masks), 1), np.float64)
 
 
 def _note(found: list[Layer], what: Recovery, count: int) -> str:

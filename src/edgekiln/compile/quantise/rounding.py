@@ -113,5 +113,17 @@ def _inverse_factor(covariance: Floats) -> Floats:
     floor = np.maximum(DAMP * level, 1e-10)
     damped = covariance + floor[:, None, None] * np.eye(depth)
     reversed_factor = np.linalg.cholesky(damped[:, ::-1, ::-1])
-    factor: Floats = np.linalg.inv(reversed_factor[:, ::-1, ::-1])
-    return np.triu(factor)
+    return _triangular_inverse(np.ascontiguousarray(reversed_factor[:, ::-1, ::-1]))
+
+
+def _triangular_inverse(upper: Floats) -> Floats:
+    """The inverse of upper triangular matrices, shape (groups, depth, depth): halves, joined by products."""
+    depth = upper.shape[1]
+    if depth <= BLOCK:
+        return np.triu(np.linalg.inv(upper))
+    half = depth // 2
+    made = np.zeros_like(upper)
+    first, last = _triangular_inverse(upper[:, :half, :half]), _triangular_inverse(upper[:, half:, half:])
+    made[:, :half, :half], made[:, half:, half:] = first, last
+    made[:, :half, half:] = -np.matmul(np.matmul(first, upper[:, :half, half:]), last)
+    return made

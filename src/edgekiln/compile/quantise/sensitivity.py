@@ -35,6 +35,7 @@ def layer_losses(
     samples: Iterable[Arrays],
     threads: int,
     keep_float: Collection[str] = (),
+    only: Collection[str] | None = None,
     bits: int = 8,
 ) -> tuple[LayerLoss, ...]:
     """The losses of every layer with constant weights, in graph order, over at most ``SAMPLES`` samples.
@@ -45,7 +46,7 @@ def layer_losses(
     found = layers(original)
     if not found:
         return ()
-    held = simulate.quantised_activations(quantised, ranges, keep_float)
+    held = simulate.quantised_activations(quantised, ranges, keep_float, only)
     together, names = _together(original, quantised, found, held, ranges, symmetric, bits)
     runner = simulate.session(together, threads)
     inputs = {i.name for i in runner.get_inputs()}
@@ -64,7 +65,7 @@ def layer_losses(
             isolated_db=_db(signal, alone),
             cumulative_db=_db(signal, error),
             n=count,
-            in_float=layer.node in keep_float,
+            in_float=layer.node in keep_float or (only is not None and layer.node not in only),
         )
         for layer, (signal, error, alone) in zip(found, rows, strict=True)
     )

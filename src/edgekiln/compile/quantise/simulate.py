@@ -21,29 +21,35 @@ FAKE = "_edgekiln_fake"
 _FUSED = frozenset({"Relu", "Clip"})
 
 
-def quantised_activations(model: Any, ranges: Ranges, keep_float: Collection[str] = ()) -> tuple[str, ...]:
+def quantised_activations(
+    model: Any, ranges: Ranges, keep_float: Collection[str] = (), only: Collection[str] | None = None
+) -> tuple[str, ...]:
     """The tensors that an integer graph holds in 8 bits, in graph order.
 
     Those with a range that some node which stays quantised reads or writes; what a Conv, Gemm or Add hands
-    only to a Relu or Clip is fused into that and never stored. ``keep_float`` names nodes that stay float: a
-    tensor between two such nodes stays float too.
+    only to a Relu or Clip is fused into that and never stored, and outputs of the graph are given in float.
+    ``keep_float`` names nodes that stay float: a tensor between two such nodes stays float too. Where
+    ``only`` names the nodes that are quantised, what they read is held in 8 bits and all else in float.
     """
     readers: dict[str, list[Any]] = {}
     for node in model.graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
     makers = {out: node for node in model.graph.node for out in node.output}
+    outputs = {o.name for o in model.graph.output}
     names = [i.name for i in model.graph.input] + [o for n in model.graph.node for o in n.output]
     held = []
     for name in names:
-        if name not in ranges:
-            continue
-        around = [*readers.get(name, ()), *([makers[name]] if name in makers else [])]
-        if all(n.name in keep_float for n in around):
-            continue
         users = readers.get(name, [])
+        if name not in ranges or name in outputs:
+            continue
+        if only is not None:
+            if any(n.name in only and n.name not in keep_float and n.input[0] == name for n in users):
+                held.append(name)
+            continue
+        around = [*users, *([makers[name]] if name in makers else [])]
         fused = name in makers and users and all(u.op_type in _FUSED for u in users)
-        if not fused or makers[name].op_type in _FUSED:
+        if not all(n.name in keep_float for n in around) and (not fused or makers[name].op_type in _FUSED):
             held.append(name)
     return tuple(held)
 
@@ -65,12 +71,21 @@ def grid(low: float, high: float, symmetric: bool, bits: int = 8) -> tuple[np.fl
     return scale, int(np.clip(np.rint(-low / scale), 0, steps)), 0, steps
 
 
+SWITCH = "edgekiln_switch_"
+
+
 def fake_quantised(
-    model: Any, activations: Iterable[str], ranges: Ranges, symmetric: bool, bits: int = 8
+    model: Any,
+    activations: Iterable[str],
+    ranges: Ranges,
+    symmetric: bool,
+    bits: int = 8,
+    switches: bool = False,
 ) -> Any:
     """A copy of ``model`` whose ``activations`` are rounded to their grids, for all who read them.
 
-    A graph output keeps its name and is rounded as well.
+    With ``switches`` each has a boolean input of the graph, named SWITCH and its place in ``activations``:
+    only where that is true the rounded values are read, so that one session tries every choice.
     """
     import onnx
     from onnx import helper, numpy_helper
@@ -79,33 +94,32 @@ def fake_quantised(
     made.CopyFrom(model)
     wanted = tuple(dict.fromkeys(activations))
     swapped = {name: name + FAKE for name in wanted}
-    outputs = {o.name for o in made.graph.output}
     for node in made.graph.node:
         for place, name in enumerate(node.input):
             if name in swapped:
                 node.input[place] = swapped[name]
     placed: dict[str, list[Any]] = {}
-    for name in wanted:
+    for place, name in enumerate(wanted):
         scale, zero, _, _ = grid(*ranges[name], symmetric, bits)
         kind = {8: np.int8 if symmetric else np.uint8, 16: np.int16 if symmetric else np.uint16}[bits]
         made.graph.initializer.append(numpy_helper.from_array(np.array(scale), f"{name}{FAKE}_scale"))
         made.graph.initializer.append(numpy_helper.from_array(np.array(zero, kind), f"{name}{FAKE}_zero"))
         grid_names = [f"{name}{FAKE}_scale", f"{name}{FAKE}_zero"]
         domain = "" if bits == 8 else "com.microsoft"
+        back = f"{name}{FAKE}_back" if switches else swapped[name]
         placed[name] = [
             helper.make_node("QuantizeLinear", [name, *grid_names], [f"{name}{FAKE}_int"], domain=domain),
-            helper.make_node(
-                "DequantizeLinear", [f"{name}{FAKE}_int", *grid_names], [swapped[name]], domain=domain
-            ),
+            helper.make_node("DequantizeLinear", [f"{name}{FAKE}_int", *grid_names], [back], domain=domain),
         ]
+        if switches:
+            switch = f"{SWITCH}{place}"
+            made.graph.input.append(helper.make_tensor_value_info(switch, onnx.TensorProto.BOOL, [1]))
+            placed[name].append(helper.make_node("Where", [switch, back, name], [swapped[name]]))
     nodes = [extra for i in made.graph.input for extra in placed.get(i.name, ())]
     for node in made.graph.node:
         nodes.append(node)
         nodes += [extra for out in node.output for extra in placed.get(out, ())]
     _set_nodes(made, nodes)
-    for out in made.graph.output:
-        if out.name in swapped and out.name in outputs:
-            out.name = swapped[out.name]
     if bits != 8 and not any(o.domain == "com.microsoft" for o in made.opset_import):
         made.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     return made
