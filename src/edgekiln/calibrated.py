@@ -5,7 +5,7 @@ of them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,22 +43,33 @@ class _Confidence(Record, frozen=True, kw_only=True):
     values: tuple[float, ...]
 
 
-def given_file(job: Job) -> CalibrationFile | None:
-    """The calibration file that the job names. Raises BadInput for one that can't be used."""
-    return None if job.calibration is None else read_calibration(job.path(job.calibration))
+@dataclass(frozen=True)
+class Given:
+    """What the job says of calibration: the file of an earlier build, and how many processes observe."""
+
+    file: CalibrationFile | None = None
+    processes: int = 1
 
 
-def calibration(intake: Intake, file: CalibrationFile | None) -> Calibration | None:
-    """The samples to find ranges on, with the ranges that ``file`` brings.
+def given(job: Job) -> Given:
+    """Reads the calibration file that the job names. Raises BadInput for one that can't be used."""
+    file = None if job.calibration is None else read_calibration(job.path(job.calibration))
+    return Given(file, job.search.calibrate_processes)
+
+
+def calibration(intake: Intake, order: Given) -> Calibration | None:
+    """The samples to find ranges on, with the ranges that the file brings.
 
     Without data the file stands alone: what needs the samples themselves fails with a cure.
     """
     data = intake.calibration
     own = None
     if data is not None:
-        own = Calibration(lambda: samples(intake, data), len(data.samples), dataset_key(data, intake.model))
-    if file is None:
+        key = dataset_key(data, intake.model)
+        own = Calibration(lambda: samples(intake, data), len(data.samples), key, processes=order.processes)
+    if order.file is None:
         return own
+    file = order.file
     kept = {file.header.graph_sha256: file.seen}
     remark = f"ranges from the calibration file of {file.header.samples} samples"
     if own is not None:
@@ -72,8 +83,9 @@ def _no_samples() -> Iterable[dict[str, NDArray[Any]]]:
     raise ConversionFailed("calibrating", "the recipe", why, cure)
 
 
-def check_file(file: CalibrationFile | None, shop: Workshop) -> None:
+def check_file(order: Given, shop: Workshop) -> None:
     """Raises BadInput for a file of another graph than the build's own."""
+    file = order.file
     if file is None or file.header.graph_sha256 == shop.model_sha256:
         return
     theirs = file.header

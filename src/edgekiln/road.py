@@ -22,12 +22,11 @@ from edgekiln.bundle import SUFFIX
 from edgekiln.bundle import app as app_code
 from edgekiln.bundle.pack import pack
 from edgekiln.cache import default_root, step
-from edgekiln.calibrated import calibration, check_file, given_file, told_and_kept
+from edgekiln.calibrated import Given, calibration, check_file, given, told_and_kept
 from edgekiln.choose import choose
 from edgekiln.compile.graph import optimise
 from edgekiln.compile.isolate import Converters, Limits
 from edgekiln.compile.make import make, matmul_share, plan
-from edgekiln.compile.quantise.calibration_file import CalibrationFile
 from edgekiln.compile.sizes import Workshops, make_sizes
 from edgekiln.compile.targets import TARGETS, Target
 from edgekiln.compile.workshop import Workshop
@@ -102,11 +101,11 @@ def build(
     unfit = fitness()  # before our own work loads the machine
     say.expect(4)
     with say.step("read the model and the data"):
-        intake, file = take_in(job, store), given_file(job)
+        intake, order = take_in(job, store), given(job)
     with say.step("optimise the graph"):
-        shop, passes = _shop(intake, store, threads, file)
-        several, passes = _several(intake, store, threads, file) if intake.sizes else (None, passes)
-        check_file(file, shop if several is None else several.flexible)
+        shop, passes = _shop(intake, store, threads, order)
+        several, passes = _several(intake, store, threads, order) if intake.sizes else (None, passes)
+        check_file(order, shop if several is None else several.flexible)
     with say.step("run the float model over the data"):
         against, others = _references(intake, threads)
         warnings = [*intake.warnings, *normalisation_warning(intake, threads, store)]
@@ -151,18 +150,16 @@ def build(
 # ---------------------------------------------------------------- stations
 
 
-def _shop(
-    intake: Intake, store: Path, threads: int, file: CalibrationFile | None = None
-) -> tuple[Workshop, tuple[PassReport, ...]]:
+def _shop(intake: Intake, store: Path, threads: int, order: Given) -> tuple[Workshop, tuple[PassReport, ...]]:
     """The workshop of one size: a static graph. Its name is its own hash: two sizes are two graphs."""
     shapes = {i.name: tuple(i.shape) for i in intake.model.signature.inputs}
     graph, passes = _optimised(intake, store, shapes, (intake,))
-    data = calibration(intake, file)
+    data = calibration(intake, order)
     return Workshop(graph, sha256_file(graph), data, store, threads, intake.model), passes
 
 
 def _several(
-    intake: Intake, store: Path, threads: int, file: CalibrationFile | None
+    intake: Intake, store: Path, threads: int, order: Given
 ) -> tuple[Workshops, tuple[PassReport, ...]]:
     """The workshops of all sizes. The symbolic graph's ranges are found on samples of the base size."""
     base = intake.sizes[0]
@@ -172,7 +169,7 @@ def _several(
     for spec in intake.model.signature.inputs:
         shapes[spec.name] = (*spec.shape[:first], "height", "width", *spec.shape[first + 2 :])
     graph, passes = _optimised(intake, store, shapes, [intake.at(size) for size in intake.sizes])
-    data = calibration(intake, file)
+    data = calibration(intake, order)
     if data is not None:
         remark = "; ".join(filter(None, (data.remark, f"of {size_text(base)}, the base size alone")))
         data = replace(data, remark=remark)
@@ -180,7 +177,7 @@ def _several(
 
     @functools.cache
     def at(size: Size) -> Workshop:
-        return _shop(intake.at(size), store, threads)[0]
+        return _shop(intake.at(size), store, threads, Given(processes=order.processes))[0]
 
     return Workshops(intake.sizes, flexible, at), passes
 

@@ -18,9 +18,10 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from edgekiln.cache import step
 from edgekiln.compile.graph import ops
-from edgekiln.compile.quantise.observers import Observation, Ranges, load, observe, ranges, save
+from edgekiln.compile.quantise.observers import Observation, Ranges, load, ranges, save
 from edgekiln.compile.quantise.operators import refuse_quantised, unknown_operators
 from edgekiln.compile.quantise.sensitivity import layer_losses
+from edgekiln.compile.quantise.shards import observe_in_processes
 from edgekiln.compile.quantise.static import (
     DIALECTS,
     layer_nodes,
@@ -351,7 +352,7 @@ def observations(shop: Workshop, graph: Path, data: Calibration) -> dict[str, Ob
         return dict(data.kept[name])
 
     def produce(into: Path) -> _Observed:
-        seen = observe(graph, data.samples(), shop.threads)
+        seen = observe_in_processes(graph, data.samples(), shop.threads, data.processes)
         save(seen, into / "observations.npz")
         return _Observed(tensors=len(seen))
 

@@ -39,6 +39,7 @@ class Calibration:
     ``remark`` is what a reader of the ranges should know of the samples (their size, of several). ``kept``
     holds observations of an earlier run by the hash of their graph: that graph is not observed again.
     ``ranges_alone``: there are no samples beside them, and asking for some raises ConversionFailed.
+    ``processes`` observe at a time.
     """
 
     samples: Callable[[], Iterable[dict[str, NDArray[Any]]]]
@@ -47,6 +48,7 @@ class Calibration:
     remark: str = ""
     kept: Mapping[str, Mapping[str, Observation]] = field(default_factory=dict)
     ranges_alone: bool = False
+    processes: int = 1
 
 
 @dataclass(frozen=True)
