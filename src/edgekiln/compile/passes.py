@@ -271,6 +271,7 @@ def _mixed(one: Step) -> Applied:
         ranges=held,
         symmetric=dialect.symmetric,
         validation=kept.samples,
+        calibration=fit.samples,
         run=candidates.runner(one.form, shop.threads),
         write=write,
         time=candidates.timer(one.form, shop.threads, next(iter(kept.samples()))),
