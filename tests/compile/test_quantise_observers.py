@@ -419,6 +419,14 @@ def test_least_squared_error_weighs_an_outlier_by_its_square_and_one_of_many_is_
     assert mse_range(counted(np.append(values, 1e6)), symmetric=False)[1] > 0.9e6
 
 
+def test_the_bits_of_the_activations_reach_the_rules_that_weigh_clipping():
+    seen = {"t": counted(np.random.default_rng(0).standard_t(4, 100_000))}
+    for rule in ("mse", "entropy"):
+        narrow, wide = (ranges(seen, rule, True, {"activation_bits": bits})["t"][1] for bits in (8, 16))
+        assert narrow < 0.95 * wide
+        assert wide == pytest.approx(minmax_range(seen["t"], True)[1], rel=0.02)
+
+
 def test_an_unknown_rule_is_an_error():
     with pytest.raises(ValueError, match="no range rule 'loudest'"):
         ranges({}, "loudest", False)

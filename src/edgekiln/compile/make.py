@@ -31,6 +31,8 @@ MATMUL_SHARE = 0.5
 MATMUL_ONLY = frozenset({"int8-dynamic", "int8-xnnpack-dynamic"})
 """Recipes that quantise MatMul and Gemm alone."""
 
+_STATIC_KINDS = ("int8-static", "a16w8-static")
+
 LENT_SAMPLES = 64
 BF16 = {"openvino": frozenset({"avx512_bf16", "amx_bf16"}), "tensorrt": frozenset({"bf16"})}
 """By target, the features of a device with which it computes in bfloat16."""
@@ -43,14 +45,15 @@ def plan(
 
     ``matmul_share`` is the share of the graph's multiply-adds in MatMul and Gemm, where it is known:
     dynamic quantisation leaves all others in float, so below a half it is not worth its cost.
-    Of the recipes that were asked for none is left out without a reason; any percentile can be asked for.
+    Of the recipes that were asked for none is left out without a reason; any range rule can be asked for
+    where one of its kind is taken.
     """
     takes = TARGETS[target].recipes
-    static = any(name.startswith("int8-static") for name in takes)
+    static = {kind for kind in _STATIC_KINDS if any(name.startswith(kind) for name in takes)}
     rows = []
     for name in takes if recipes is None else dict.fromkeys(recipes):
         reason = ""
-        if name not in takes and not (static and name.startswith("int8-static")):
+        if name not in takes and not any(name.startswith(kind) for kind in static):
             reason = f"{target} has no such recipe; it takes {', '.join(takes)}"
         elif name == "bf16" and not BF16[target] & set(device.features):
             reason = f"{device.name} is not known to compute in bfloat16 by {target}"
