@@ -29,6 +29,7 @@ LAYERS = (
     {"compile", "choose", "ship", "serve", "language", "arrcoc"},
     {"report", "intake"},
     {"baseline", "rows"},
+    {"calibrated"},
     {"road", "benching", "diagnosis", "explanation", "inspection", "verification"},
     {"api"},
     {"cli"},

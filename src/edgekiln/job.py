@@ -4,6 +4,7 @@ name = "my-model"
 devices = ["host", "jetson-orin-nano-8gb"]
 data = "photos/"              # calibration; relative paths are relative to this file
 holdout = "more-photos/"      # optional: agreement is judged here; else a quarter of data is kept back
+calibration = "calibration.npz"  # optional: ranges of an earlier build, used instead of observing data
 eval = "labelled/"            # optional: class folders, or a CSV with path,label
 out = "build/my-model"
 
@@ -19,6 +20,7 @@ sizes = [224, "320x416"]      # several input sizes from one build: HEIGHTxWIDTH
 [budget]                      # max_drop, agreement, sqnr_db, latency_ms, memory_mb, size_mb, ...
 [search]                      # targets, recipes, threads, samples
 convert_seconds = 1200        # a conversion that takes longer is ended: a row in the report
+calibrate_processes = 1       # more observe samples side by side, each with a model of its own in memory
 convert_memory_mb = 8000      # and one that takes more; left out: four fifths of the machine's memory
 """
 
@@ -40,6 +42,7 @@ MAX_JOB_BYTES = 1 << 20
 MAX_FIGURE = 1e15
 MAX_SIDE = 16384
 MAX_SIZES = 16
+MAX_PROCESSES = 64
 
 Size: TypeAlias = tuple[int, int]
 """Height and width in pixels."""
@@ -88,6 +91,7 @@ class SearchOrder(Record, frozen=True, kw_only=True):
     samples: int = 300
     convert_seconds: float = 1200.0
     convert_memory_mb: float | None = None
+    calibrate_processes: int = 1
 
 
 class Job(Record, frozen=True, kw_only=True):
@@ -98,6 +102,7 @@ class Job(Record, frozen=True, kw_only=True):
     name: str | None = None
     data: str | None = None
     holdout: str | None = None
+    calibration: str | None = None
     eval: str | None = None
     out: str = "edgekiln-out"
     preprocess: Preprocess | None = None
@@ -164,6 +169,9 @@ def check(job: Job, where: object) -> None:
         limit = getattr(job.search, key)
         if limit is not None and not 0 < limit < MAX_FIGURE:
             raise BadInput("reading", where, f"{key} = {limit} is no limit", "Give a positive number")
+    if not 1 <= job.search.calibrate_processes <= MAX_PROCESSES:
+        why = f"calibrate_processes must be 1 to {MAX_PROCESSES}"
+        raise BadInput("reading", where, why, "Leave it out, or give the number of spare cores")
     if job.search.samples < 1:
         raise BadInput("reading", where, "samples must be at least 1", "Give --samples 1 or more")
 

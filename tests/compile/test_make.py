@@ -300,3 +300,19 @@ def test_a_recipe_that_a_target_does_not_have_is_a_row_with_the_reason():
     rows = dict(plan(PC, "onnxruntime", ["fp32", "int8-nncf-mixed"]))
     assert rows["fp32"] == ""
     assert rows["int8-nncf-mixed"].startswith("onnxruntime has no such recipe; it takes fp32, fp16")
+
+
+@pytest.mark.parametrize(
+    ("target", "device", "taken", "refused"),
+    [
+        ("onnxruntime", PC, ["int8-static-entropy", "int8-static-percentile-99.5"], ["a16w8-static-mse"]),
+        ("tensorrt", JETSON, ["int8-static-entropy"], ["a16w8-static-mse"]),
+        ("web", load("browser"), ["int8-static-entropy"], ["a16w8-static-mse"]),
+        ("qnn", load("galaxy-s24"), ["int8-static-entropy", "a16w8-static-mse"], []),
+        ("litert", load("raspberry-pi-5"), [], ["int8-static-entropy", "a16w8-static-mse"]),
+    ],
+)
+def test_any_range_rule_of_a_kind_that_a_target_takes_can_be_asked_for(target, device, taken, refused):
+    rows = dict(plan(device, target, [*taken, *refused]))
+    assert [name for name, reason in rows.items() if not reason] == taken
+    assert all(target in rows[name] for name in refused)

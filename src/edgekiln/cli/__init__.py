@@ -138,6 +138,7 @@ def _build(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--device", action="append", metavar="NAME", help="repeat for several; default host")
     verb.add_argument("--data", metavar="DIR", help="pictures (or .npz) like those of the field")
     verb.add_argument("--holdout", metavar="DIR", help="others, on which agreement is judged")
+    verb.add_argument("--calibration", metavar="FILE", help="calibration.npz of an earlier build")
     verb.add_argument("--eval", metavar="DIR", help="labelled: class folders, or a CSV with path,label")
     verb.add_argument("--labels", metavar="FILE", help="class names, one a line")
     verb.add_argument("--task", choices=["classification", "tensors"])

@@ -147,6 +147,7 @@ def _job(given: argparse.Namespace) -> Job:
         devices=None if given.device is None else tuple(given.device),
         data=path(given.data),
         holdout=path(given.holdout),
+        calibration=path(given.calibration),
         eval=path(given.eval),
         out=path(given.out),
     )

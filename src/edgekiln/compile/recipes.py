@@ -5,8 +5,9 @@ fp16, bf16                    weights and arithmetic in 16 bits, input and outpu
 int8-static-minmax            static INT8, weights per channel, range = all that was seen
 int8-static-percentile-99.99  range = the central 99.99 % of what was seen
 int8-static-mse               range = least squared error at 8 bits
+int8-static-entropy           range = least loss of information (Kullback-Leibler) at 8 bits
 int8-dynamic                  INT8 weights of MatMul and Gemm, activations quantised at run time
-a16w8-static-minmax           as int8-static, but activations in 16 bits
+a16w8-static-minmax           as int8-static, but activations in 16 bits; also -mse and -percentile-99.99
 int8-nncf-mixed               OpenVINO's own quantiser (NNCF), preset mixed; also -performance
 int8-litert-dynamic           LiteRT's own (ai-edge-quantizer): INT8 weights, activations at run time
 int8-litert-weight            INT8 weights, float arithmetic; also int4-litert-dynamic
@@ -48,6 +49,7 @@ KNOWN = (
     "int8-static-minmax",
     "int8-static-percentile-99.99",
     "int8-static-mse",
+    "int8-static-entropy",
     "int8-dynamic",
     "a16w8-static-minmax",
     "int8-nncf-performance",
@@ -94,7 +96,7 @@ STEPS = ("equalise", "round", "bias", "layers", "bf16")
 _PERCENTILE = re.compile(r"percentile-(\d{1,2}(?:\.\d{1,6})?|100)")
 _STATIC = re.compile(r"(int8|a16w8)-static-([a-z0-9.-]+)")
 _MIXED = re.compile(r"int8-mixed-(0(?:\.\d{1,4})?)")
-RULES = ("minmax", "mse")
+RULES = ("minmax", "mse", "entropy")
 RECOVERABLE = frozenset({"int8-litert-static", "int8-xnnpack-static"})
 
 
@@ -158,6 +160,8 @@ def _static_recipe(name: str, base: str, steps: list[str]) -> Recipe | None:
     rule: dict[str, Scalar] | None = {"rule": own_rule} if static is None else _rule(static[2])
     if rule is None or (static is not None and static[1] == "a16w8" and "layers" in steps):
         return None
+    if rule["rule"] == "entropy" and static is not None and static[1] == "a16w8":
+        return None  # with more levels than the histogram has bins it would be minmax by another name
     bits = 16 if static is not None and static[1] == "a16w8" else 8
     own: dict[str, Scalar] = {**rule, "activation_bits": bits} if bits != 8 else rule
     chosen: dict[str, Scalar] = {"layers": True} if "layers" in steps else {}

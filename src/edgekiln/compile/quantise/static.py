@@ -20,6 +20,7 @@ from typing import Any
 
 from edgekiln.compile.quantise.layers import LAYER_OPS
 from edgekiln.compile.quantise.observers import Observation, Ranges, ranges
+from edgekiln.compile.quantise.operators import typed
 from edgekiln.errors import ConversionFailed
 from edgekiln.records import Scalar
 
@@ -85,7 +86,7 @@ def quantise_static(
         _write_ranges(held, calibration)
         try:
             quantize_static(
-                str(graph),
+                str(typed(graph, Path(scratch))),
                 str(into),
                 None,
                 quant_format=QuantFormat.QDQ,
