@@ -162,11 +162,12 @@ class Constraint:
         return value >= self.limit if self.least else value <= self.limit
 
 
-def constraints(budget: Budget) -> tuple[Constraint, ...]:
-    """The constraints that were given, in the order of the budget's fields."""
+def constraints(budget: Budget, proofs: Sequence[Proof] = ()) -> tuple[Constraint, ...]:
+    """The constraints that were given, in the order of the budget's fields; ``proofs`` name the metric."""
+    columns = {name: next((cell(p, name).column for p in proofs), c) for name, c in COLUMNS.items()}
     given = ((name, getattr(budget, name)) for name in budget.__struct_fields__)
     return tuple(
-        Constraint(COLUMNS[name], float(limit), COLUMNS[name].better > 0)
+        Constraint(columns[name], float(limit), columns[name].better > 0)
         for name, limit in given
         if limit is not None
     )

@@ -46,8 +46,9 @@ def _best(boxes: NDArray[Any], scores: NDArray[Any], order: MetricOrder) -> Foun
 
 def _yolo(outputs: Sequence[NDArray[Any]], head: Head) -> Found:
     values = np.asarray(outputs[0], np.float64)
-    if values.ndim != 3 or values.shape[1] < 5:
-        raise _bad(f"'yolo' takes (1, 4 + classes, boxes), the output is {values.shape}")
+    if len(outputs) != 1 or values.ndim != 3 or values.shape[1] < 5:
+        shapes = [o.shape for o in outputs]
+        raise _bad(f"'yolo' takes one output (1, 4 + classes, boxes), these are {shapes}")
     x, y, w, h = values[0, :4]
     return _best(np.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], 1), values[0, 4:].T, head.order)
 
