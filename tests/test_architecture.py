@@ -26,7 +26,7 @@ LAYERS = (
     {"files", "interrupt"},
     {"model", "devices", "bundle", "engines", "cache", "job", "progress"},
     {"prove", "runtime"},
-    {"compile", "choose", "ship", "serve", "language", "arrcoc"},
+    {"compile", "choose", "labelling", "ship", "serve", "language", "arrcoc"},
     {"report", "intake"},
     {"baseline", "rows"},
     {"calibrated"},

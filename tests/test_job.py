@@ -184,7 +184,7 @@ def test_the_base_folder_is_no_key(tmp_path):
         ("model = 'model.onnx'\n", "$.model"),
         ("", "model"),
         ("[model]\n", "source"),
-        (MODEL + "task = 'detection'\n", "$.model.task"),
+        (MODEL + "task = 'detecting'\n", "$.model.task"),
         (MODEL + "input_shape = [1, 3]\n", "$.model.input_shape"),
         (MODEL + "[budget]\nlatency_ms = '50'\n", "$.budget.latency_ms"),
         (MODEL + "[budget]\nlatency_ms = true\n", "$.budget.latency_ms"),

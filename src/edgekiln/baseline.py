@@ -13,6 +13,7 @@ from edgekiln.engines.onnxruntime import float_artifact
 from edgekiln.intake import Intake, dataset_key, is_tensor, samples
 from edgekiln.model.preprocess import COMMON, apply, normalised, open_image
 from edgekiln.prove.judge import KEPT_BYTES, Reference, reference, score_of
+from edgekiln.prove.metrics import metric_of
 from edgekiln.prove.normalisation import better_normalisation
 from edgekiln.records import Record
 
@@ -28,20 +29,23 @@ def float_reference(intake: Intake, threads: int, limit_bytes: int = KEPT_BYTES)
     """
     runner = float_runner(intake, threads)
     data = intake.evaluation
+    task, model = intake.model.task, intake.model
+    own = None if task == "classification" else metric_of(task, intake.metric, model)
     return reference(
         intake.model.task,
         runner,
         lambda start: _from(samples(intake, intake.holdout), start),
         None if data is None else lambda start: _from(samples(intake, data), start),
-        () if data is None else (s.label for s in data.samples if s.label is not None),
+        () if data is None else intake.truths,
         limit_bytes,
+        own,
     )
 
 
 def normalisation_warning(intake: Intake, threads: int, cache: Path) -> tuple[str, ...]:
     """Labels may say that another common normalisation fits the float model better."""
     own, data = intake.model.preprocess, intake.evaluation
-    if own is None or data is None:
+    if own is None or data is None or intake.model.task != "classification":
         return ()
 
     def produce(into: Path) -> _Warnings:

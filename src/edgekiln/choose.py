@@ -47,15 +47,16 @@ def constraints(budget: Budget, proofs: Sequence[Proof]) -> tuple[Constraint, ..
     """
     found: list[Constraint] = []
     drop, agreement, sqnr = budget.accuracy_drop, budget.agreement, budget.sqnr_db
-    if drop is not None and not _any(proofs, "accuracy_drop"):
+    lost, name = _drop_figure(proofs)
+    if drop is not None and not lost:
         if _any(proofs, "agreement"):
             agreement = max(agreement or 0.0, 1 - drop)
         drop = None
     if drop is not None:
-        found.append(Constraint("accuracy_drop", "accuracy drop", "accuracy_drop", drop, True, ""))
+        found.append(Constraint("accuracy_drop", name, lost, drop, True, ""))
     if agreement is not None:
         found.append(Constraint("agreement", "agreement with float", "agreement", agreement, False, ""))
-    if sqnr is None and not _any(proofs, "accuracy_drop") and not _any(proofs, "agreement"):
+    if sqnr is None and not lost and not _any(proofs, "agreement"):
         sqnr = SQNR_FLOOR_DB
     if sqnr is not None:
         found.append(Constraint("sqnr_db", "SQNR", "sqnr_db", sqnr, False, "dB"))
@@ -73,6 +74,17 @@ def constraints(budget: Budget, proofs: Sequence[Proof]) -> tuple[Constraint, ..
     if budget.fps is not None:
         found.append(Constraint("fps", "frame time P50", "latency_p50_ms", 1000 / budget.fps, True, "ms"))
     return tuple(found)
+
+
+def _drop_figure(proofs: Sequence[Proof]) -> tuple[str, str]:
+    """The evidence that a bound on the drop is checked on, and its name: top-1's, else the task's own.
+
+    Empty where nothing was judged on labels.
+    """
+    if _any(proofs, "accuracy_drop"):
+        return "accuracy_drop", "accuracy drop"
+    own = next((e for p in proofs if (e := p.get("metric_drop")) is not None and e.value is not None), None)
+    return ("", "") if own is None else ("metric_drop", f"{own.environment.get('metric', 'metric')} drop")
 
 
 def _sizes(proofs: Sequence[Proof]) -> list[str]:

@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import importlib.util
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +21,12 @@ from numpy.typing import NDArray
 from edgekiln.cache import step
 from edgekiln.errors import BadInput
 from edgekiln.files import sha256_file, sha256_record
-from edgekiln.job import Job, Size, input_shapes, input_sizes, size_text, sizes_text
+from edgekiln.job import Job, MetricOrder, Size, input_shapes, input_sizes, size_text, sizes_text
+from edgekiln.labelling import classes_of, labelled, metric_order
 from edgekiln.model import data, onnx_file, preprocess, signature
 from edgekiln.model.importers import import_model
 from edgekiln.prove.environment import version_of
+from edgekiln.prove.metrics import metric_of
 from edgekiln.records import Dataset, Model, Rejected, Sample, Signature, TensorSpec
 
 RANDOM_SAMPLES = 8
@@ -40,6 +41,7 @@ class Intake:
 
     ``sizes`` are the (height, width) asked for where they are more than one, the base first: the model and
     its figures are of the base, and ``at`` gives the others. ``symbolic`` is then the graph's own signature.
+    ``truths`` are the labels of the evaluation's samples, in the form of the task's metric.
     """
 
     folder: Path
@@ -50,6 +52,8 @@ class Intake:
     warnings: tuple[str, ...]
     sizes: tuple[Size, ...] = ()
     symbolic: Signature | None = None
+    metric: MetricOrder = dataclasses.field(default_factory=MetricOrder)
+    truths: tuple[Any, ...] = ()
 
     def at(self, size: Size) -> Intake:
         """The same model and data at one size: its static signature, and the preprocessing to it."""
@@ -82,10 +86,14 @@ def take_in(job: Job, cache: Path) -> Intake:
     warnings: list[str] = []
     model, more = _settled(job, model, pictures, sizes)
     warnings += more
-    evaluation = None
+    metric = metric_order(job, folder, model)
+    own = metric_of(model.task, metric, model)
+    evaluation: Dataset | None = None
+    truths: tuple[Any, ...] = ()
     if job.eval is not None:
-        evaluation = _fitting(_scanned(job, job.eval, cache, model.labels, labelled=True), model)
-        _check_labels(evaluation, model)
+        names = classes_of(model, job.path(job.eval))
+        scanned = _scanned(job, job.eval, cache, names or (), labelled=names is not None)
+        evaluation, truths = labelled(_fitting(scanned, model), model, metric, own)
     pictures = None if pictures is None else _fitting(pictures, model)
     calibration, holdout = pictures, pictures
     if job.holdout is not None:
@@ -104,9 +112,12 @@ def take_in(job: Job, cache: Path) -> Intake:
             "those of the field"
         )
     if len(sizes) < 2:
-        return Intake(folder, model, calibration, evaluation, holdout, tuple(warnings))
+        return Intake(
+            folder, model, calibration, evaluation, holdout, tuple(warnings), metric=metric, truths=truths
+        )
     _check_pictures(sizes, (calibration, evaluation, holdout))
-    return Intake(folder, model, calibration, evaluation, holdout, tuple(warnings), sizes, symbolic)
+    found = (folder, model, calibration, evaluation, holdout, tuple(warnings))
+    return Intake(*found, sizes, symbolic, metric, truths)
 
 
 def _scanned(
@@ -388,28 +399,6 @@ def _fitting(dataset: Dataset, model: Model) -> Dataset:
         return dataset
     digest = sha256_record(kept)
     return msgspec.structs.replace(dataset, samples=tuple(kept), rejected=tuple(rejected), sha256=digest)
-
-
-def _check_labels(dataset: Dataset, model: Model) -> None:
-    """Every label is an index into the model's scores."""
-    if model.task != "classification":
-        raise BadInput(
-            "reading the labelled data",
-            dataset.root,
-            f"the model's task is '{model.task}', which has no classes",
-            'Leave --eval out, or say task = "classification"',
-        )
-    scores = model.signature.outputs[0].shape
-    axes = scores[1:] if len(scores) > 1 else scores
-    classes = math.prod(n if isinstance(n, int) else 1 << 31 for n in axes)
-    worst = max((s.label for s in dataset.samples if s.label is not None), default=0)
-    if worst >= classes:
-        raise BadInput(
-            "reading the labelled data",
-            dataset.root,
-            f"label {worst} is not among the model's {classes} classes",
-            "Check the labels, or the order of the class names",
-        )
 
 
 def _random(spec: TensorSpec, rng: np.random.Generator) -> NDArray[Any]:

@@ -12,11 +12,12 @@ out = "build/my-model"
 source = "model.onnx"         # or package.module:factory, or program.pt2
 weights = "weights.pth"       # for a factory; package:NAME/PATH is a file of an installed package
 labels = "labels.txt"         # one class name a line
-task = "classification"       # or "tensors"; guessed where it is left out
+task = "classification"       # detection, segmentation, text, embedding, tensors; guessed if left out
 input_shape = "1x3x224x224"   # or a table: { name = "1x3x224x224" }
 sizes = [224, "320x416"]      # several input sizes from one build: HEIGHTxWIDTH, the base first
 
 [preprocess]                  # the fields of records.Preprocess
+[metric]                      # the fields of MetricOrder: how outputs and labels of the task are read
 [budget]                      # max_drop, agreement, sqnr_db, latency_ms, memory_mb, size_mb, ...
 [search]                      # targets, recipes, threads, samples
 convert_seconds = 1200        # a conversion that takes longer is ended: a row in the report
@@ -31,7 +32,7 @@ import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
@@ -94,6 +95,41 @@ class SearchOrder(Record, frozen=True, kw_only=True):
     calibrate_processes: int = 1
 
 
+class MetricOrder(Record, frozen=True, kw_only=True):
+    """How a task's outputs and labels are read; each task takes some of these and leaves the others.
+
+    ``labels``: COCO JSON (detection), a folder of masks (segmentation), a CSV of path,text (text).
+    ``outputs`` names those to read, in the decoder's order. Detection: ``decoder``, the least ``score`` and
+    the ``iou`` of the suppression, the ``most`` detections, ``agreement_score`` from which the float model's
+    own are the truth; NanoDet's ``strides``, ``bins``, ``offset`` (of cell centres), ``logits``; boxes as
+    shares of the frame if ``normalised``. Segmentation: ``classes``, ``ignore``, ``threshold`` of a single
+    channel, ``channels_last``. Text: ``charset``, ``blank``, ``unit``; ``characters`` is what was read from
+    the charset. Embedding: ``pool`` over tokens.
+    """
+
+    labels: str | None = None
+    outputs: tuple[str, ...] = ()
+    decoder: Literal["yolo", "nanodet", "boxes"] | None = None
+    score: float = 0.01
+    iou: float = 0.6
+    most: int = 100
+    agreement_score: float = 0.3
+    strides: tuple[int, ...] = (8, 16, 32)
+    bins: int = 8
+    offset: float = 0.5
+    logits: bool = False
+    normalised: bool = False
+    classes: int | None = None
+    ignore: int = 255
+    threshold: float = 0.5
+    channels_last: bool = False
+    charset: str | None = None
+    characters: tuple[str, ...] = ()
+    blank: int = 0
+    unit: Literal["word", "character"] = "word"
+    pool: Literal["none", "first", "mean"] = "none"
+
+
 class Job(Record, frozen=True, kw_only=True):
     """``base`` is the folder that relative paths start from; it is set by ``load``."""
 
@@ -106,6 +142,7 @@ class Job(Record, frozen=True, kw_only=True):
     eval: str | None = None
     out: str = "edgekiln-out"
     preprocess: Preprocess | None = None
+    metric: MetricOrder = MetricOrder()
     budget: BudgetOrder = BudgetOrder()
     search: SearchOrder = SearchOrder()
     base: str = "."
@@ -163,6 +200,7 @@ def check(job: Job, where: object) -> None:
             "reading", where, "it names no device", "Give --device NAME; edgekiln devices lists them"
         )
     input_sizes(job)
+    _check_metric(job.metric, where)
     if job.search.threads is not None and job.search.threads < 1:
         raise BadInput("reading", where, "threads must be at least 1", "Give --threads 1 or more")
     for key in ("convert_seconds", "convert_memory_mb"):
@@ -174,6 +212,30 @@ def check(job: Job, where: object) -> None:
         raise BadInput("reading", where, why, "Leave it out, or give the number of spare cores")
     if job.search.samples < 1:
         raise BadInput("reading", where, "samples must be at least 1", "Give --samples 1 or more")
+
+
+def _check_metric(order: MetricOrder, where: object) -> None:
+    """Raises BadInput for options of [metric] that nothing can mean."""
+    sound = {
+        "score": 0 <= order.score < 1,
+        "iou": 0 < order.iou <= 1,
+        "most": 1 <= order.most <= 100,
+        "agreement_score": 0 < order.agreement_score < 1,
+        "strides": bool(order.strides) and all(1 <= s <= 1024 for s in order.strides),
+        "bins": 2 <= order.bins <= 256,
+        "offset": 0 <= order.offset <= 1,
+        "classes": order.classes is None or 2 <= order.classes <= 255,
+        "ignore": 0 <= order.ignore <= 255,
+        "threshold": abs(order.threshold) < MAX_FIGURE,
+        "characters": not order.characters,
+    }
+    wrong = next((key for key, good in sound.items() if not good), None)
+    if wrong == "characters":
+        cure = 'Give charset = "characters.txt", one a line'
+        raise BadInput("reading [metric] of", where, "characters are read from the charset", cure)
+    if wrong is not None:
+        why = f"{wrong} = {getattr(order, wrong)} is out of its range"
+        raise BadInput("reading [metric] of", where, why, "See docs/job.md for what it takes")
 
 
 def input_shapes(order: ModelOrder) -> dict[str, tuple[int, ...]]:

@@ -8,14 +8,15 @@ error, because manifests and job files come from strangers.
 from __future__ import annotations
 
 import math
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import msgspec
 
 How: TypeAlias = Literal["measured", "emulated", "predicted", "published"]
 Scalar: TypeAlias = str | int | float | bool
 Outcome: TypeAlias = Literal["kept", "undone", "unneeded", "runtime"]
-Task: TypeAlias = Literal["classification", "tensors"]
+Task: TypeAlias = Literal["classification", "detection", "segmentation", "text", "embedding", "tensors"]
+TASKS: tuple[Task, ...] = get_args(Task)
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

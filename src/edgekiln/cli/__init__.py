@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from edgekiln import __version__, interrupt
 from edgekiln.errors import EdgekilnError, MachineFault
 from edgekiln.files import disk_errors
+from edgekiln.records import TASKS
 
 INTERRUPTED = 130
 
@@ -141,7 +142,7 @@ def _build(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--calibration", metavar="FILE", help="calibration.npz of an earlier build")
     verb.add_argument("--eval", metavar="DIR", help="labelled: class folders, or a CSV with path,label")
     verb.add_argument("--labels", metavar="FILE", help="class names, one a line")
-    verb.add_argument("--task", choices=["classification", "tensors"])
+    verb.add_argument("--task", choices=TASKS)
     verb.add_argument("--max-drop", type=float, metavar="0.01", help="top-1 that may be lost, as a share")
     verb.add_argument("--agreement", type=float, metavar="0.97", help="least agreement with the float model")
     verb.add_argument("--sqnr-db", type=float, metavar="20", help="least signal to quantisation noise")

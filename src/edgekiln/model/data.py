@@ -186,6 +186,15 @@ def _nothing(root: Path, rejected: list[Rejected]) -> BadInput:
     return BadInput(_DOING, root, why, f"Put readable {kinds} there.")
 
 
+def class_names(root: Path) -> tuple[str, ...]:
+    """The classes that a labelled data set names itself, sorted: its folders, or its table's labels."""
+    table = root if root.is_file() else _table(root) if root.is_dir() else None
+    if table is not None:
+        return tuple(sorted({(row["label"] or "").strip() for row in _csv_rows(table)}))
+    found, _ = _walk(root, frozenset())
+    return tuple(sorted({Path(p).parts[0] for p in found if len(Path(p).parts) > 1}))
+
+
 def _dataset(root: str, samples: Iterable[Sample], rejected: Iterable[Rejected]) -> Dataset:
     kept = tuple(samples)
     lost = tuple(sorted(rejected, key=lambda r: (r.path, r.reason)))

@@ -227,6 +227,13 @@ def clean(model: ModelProto, *, exported: bool) -> None:
                 part.ClearField(field)  # type: ignore[attr-defined]
 
 
+def metadata(path: Path) -> dict[str, str]:
+    """What the model says of itself, by key: class names, charsets."""
+    import onnx
+
+    return {p.key: p.value for p in onnx.load(path, load_external_data=False).metadata_props}
+
+
 def write_onnx(model: ModelProto, into: Path, embed_limit: int = EMBED_LIMIT) -> tuple[Path, ...]:
     """Write ``into/model.onnx``, and ``model.onnx.data`` where it would exceed ``embed_limit`` bytes."""
     path = into / "model.onnx"

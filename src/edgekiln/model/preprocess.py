@@ -210,6 +210,26 @@ def frame(spec: Preprocess, image: Image) -> Image:
     return picture.crop(box).resize((spec.width, spec.height), how)
 
 
+def unframe(boxes: NDArray[np.float64], spec: Preprocess, size: tuple[int, int]) -> NDArray[np.float64]:
+    """(n, 4) corners x1, y1, x2, y2 in the frame's pixels as those of a picture of (height, width) ``size``.
+
+    The inverse of ``frame``; what reaches past the picture is cut at its edge.
+    """
+    height, width = size
+    inner = (0, 0, spec.width, spec.height)  # where in the frame the part ``outer`` of the picture lies
+    outer = (0, 0, width, height)
+    if spec.fit == "letterbox":
+        inner = letterbox_box(width, height, spec)
+    elif spec.fit == "crop":
+        outer = crop_box(width, height, spec)
+    found = np.empty_like(boxes, dtype=np.float64)
+    for axis, most in ((0, width), (1, height)):
+        ratio = (outer[axis + 2] - outer[axis]) / (inner[axis + 2] - inner[axis])
+        moved = (boxes[:, axis::2] - inner[axis]) * ratio + outer[axis]
+        found[:, axis::2] = np.clip(moved, 0, most)
+    return found
+
+
 def apply(spec: Preprocess, image: Image) -> NDArray[Any]:
     """The input tensor of ``image``: (1, C, H, W) or (1, H, W, C), C-contiguous, of ``spec.dtype``.
 

@@ -17,6 +17,7 @@ from edgekiln.errors import ConversionFailed
 from edgekiln.prove import golden
 from edgekiln.prove.accuracy import Tally, accuracy_evidence, bound_warning
 from edgekiln.prove.apart import open_proof
+from edgekiln.prove.metrics.score import Comparison, Metric, compare, metric_evidence, too_few
 from edgekiln.prove.parity import ParityStream, parity_evidence
 from edgekiln.records import Artifact, Evidence, Golden, Record, Scalar, Task
 
@@ -64,14 +65,20 @@ class Kept:
 
 @dataclass(frozen=True)
 class Reference:
-    """The float model's outputs over the holdout and the labelled data, and its own tally."""
+    """The float model's outputs over the holdout and the labelled data, and its own tally.
+
+    ``metric`` is the task's own where it is not a classifier's; ``labels`` are then its truths, and ``rows``
+    what the float model scored on them.
+    """
 
     task: Task
     holdout: Kept
     holdout_outputs: Kept
     evaluation: Kept | None
-    labels: tuple[int, ...]
+    labels: tuple[Any, ...]
     tally: Tally = field(default_factory=Tally)
+    metric: Metric | None = None
+    rows: list[Any] = field(default_factory=list)
 
 
 class Judged(Record, frozen=True, kw_only=True):
@@ -96,8 +103,9 @@ def reference(
     run: Callable[[Arrays], dict[str, NDArray[Any]]],
     holdout: Callable[[int], Iterator[Arrays]],
     evaluation: Callable[[int], Iterator[Arrays]] | None,
-    labels: Iterable[int],
+    labels: Iterable[Any],
     limit_bytes: int = KEPT_BYTES,
+    metric: Metric | None = None,
 ) -> Reference:
     """Run the float model over both data sets. Its outputs are kept like the inputs, within a bound."""
     inputs = Kept(holdout, limit_bytes)
@@ -113,9 +121,13 @@ def reference(
         holdout_outputs=Kept(outputs, limit_bytes),
         evaluation=None if evaluation is None else Kept(evaluation, limit_bytes),
         labels=tuple(labels),
+        metric=metric,
     )
     for sample, label in zip(made.evaluation or (), made.labels, strict=True):
-        made.tally.add(score_of(run(sample)), label)
+        if metric is None:
+            made.tally.add(score_of(run(sample)), label)
+        else:
+            made.rows.append(metric.row(metric.decode(run(sample), sample), label))
     return made
 
 
@@ -209,17 +221,34 @@ def _compared(
             environment["samples_bounded"] = f"{', '.join(parts)}: {bound.why}"
     stream = ParityStream(against.task)
     firsts: list[Arrays] = []
+    own, likeness = against.metric, _Likeness(against.metric)
     pairs = zip(against.holdout, against.holdout_outputs, strict=True)
     for number, (sample, expected) in enumerate(pairs):
         if shown is not None and number not in shown:
             continue
         if len(firsts) < GOLDEN_SAMPLES:
             firsts.append(sample)
-        stream.add(expected, runner(sample))
+        answer = runner(sample)
+        stream.add(expected, answer)
+        likeness.add(sample, expected, answer)
     parity = stream.result()
     _check_finite(parity.outputs, artifact)
-    tally = _tally(runner, against, artifact, labelled)
     same = against.tally.part(labelled)
+    tally = Tally()
+    if own is not None:
+        rows = []
+        for sample, outputs, label in _labelled(runner, against, artifact, labelled):
+            rows.append(own.row(own.decode(outputs, sample), label))
+        of_float = [row for i, row in enumerate(against.rows) if i in labelled]
+        found = (likeness.result(), compare(own, of_float, rows, labelled=True))
+        parities = parity_evidence(parity, "measured", where, when, environment)
+        evidence = (
+            *(e for e in parities if not e.what.startswith("agreement")),
+            *(e for c in found for e in metric_evidence(own, c, "measured", where, when, environment)),
+        )
+        return _Compared(evidence, tally, same, tuple(firsts))
+    for _, outputs, label in _labelled(runner, against, artifact, labelled):
+        tally.add(score_of(outputs), label)
     evidence = (
         *parity_evidence(parity, "measured", where, when, environment),
         *accuracy_evidence(tally, same, "measured", where, when, environment),
@@ -227,9 +256,41 @@ def _compared(
     return _Compared(evidence, tally, same, tuple(firsts))
 
 
+class _Likeness:
+    """The metric's agreement with the float model, a sample at a time; without a metric it does nothing."""
+
+    def __init__(self, metric: Metric | None) -> None:
+        self._metric = metric
+        self._reference: list[Any] = []
+        self._candidate: list[Any] = []
+        self._reason = ""
+
+    def add(self, sample: Arrays, expected: Arrays, found: Arrays) -> None:
+        if self._metric is None:
+            return
+        if _broken(expected) or _broken(found):
+            # A sample left out must not leave a clean-looking figure of the others behind.
+            self._reason = "an output holds NaN or infinity, so that nothing can be decoded"
+            return
+        own = self._metric.decode(expected, sample)
+        truth = self._metric.truth(own)
+        self._reference.append(self._metric.row(own, truth))
+        self._candidate.append(self._metric.row(self._metric.decode(found, sample), truth))
+
+    def result(self) -> Comparison:
+        assert self._metric is not None
+        if self._reason:
+            return Comparison(n=len(self._reference), labelled=False, reason=self._reason)
+        return compare(self._metric, self._reference, self._candidate, labelled=False)
+
+
 def sample_warning(judged: Iterable[Judged], against: Reference, bound: float | None) -> str | None:
-    """One sentence where the labelled samples can't support the bound on the accuracy drop."""
-    if bound is None or not against.labels:
+    """One sentence where the samples can't support the bound on the drop of accuracy or of the metric."""
+    if bound is None:
+        return None
+    if against.metric is not None:
+        return _metric_warning(judged, bound)
+    if not against.labels:
         return None
     # Those that saw the most samples first: a few of a slow simulator say nothing about the data set.
     most = sorted(judged, key=lambda j: -len(j.top1))
@@ -237,19 +298,43 @@ def sample_warning(judged: Iterable[Judged], against: Reference, bound: float | 
     return next((w for w in found if w is not None), None)
 
 
-def _tally(runner: Runner, against: Reference, artifact: Artifact, shown: frozenset[int]) -> Tally:
-    tally = Tally()
+def _metric_warning(judged: Iterable[Judged], bound: float) -> str | None:
+    """The same for a metric of its own: from the drop on labels, else from the agreement."""
+    rows = [e for j in judged for e in j.evidence if e.value is not None and e.n and e.interval is not None]
+    for what, words, kind in (("metric_drop", "drop", "labelled "), ("agreement", "loss of agreement", "")):
+        named = sorted((e for e in rows if e.what == what), key=lambda e: -(e.n or 0))
+        for e in named:
+            assert e.value is not None
+            assert e.interval is not None
+            assert e.n is not None
+            title = f"{e.environment['metric']} {words}" if kind else words
+            found = too_few(e.n, e.value, e.interval, bound, title, kind)
+            if found is not None:
+                return found
+        if named:
+            return None
+    return None
+
+
+def _labelled(
+    runner: Runner, against: Reference, artifact: Artifact, shown: frozenset[int]
+) -> Iterator[tuple[Arrays, Arrays, Any]]:
+    """(sample, the artifact's outputs, label) of the labelled samples in ``shown``; all are finite."""
     for number, (sample, label) in enumerate(zip(against.evaluation or (), against.labels, strict=True)):
         if number not in shown:
             continue
         outputs = runner(sample)
-        broken = next((n for n, v in outputs.items() if not np.isfinite(np.asarray(v)).all()), None)
+        broken = _broken(outputs)
         if broken is not None:
             raise _not_finite(
                 artifact, f"output '{broken}' holds NaN or infinity on labelled sample {number}"
             )
-        tally.add(score_of(outputs), label)
-    return tally
+        yield sample, outputs, label
+
+
+def _broken(outputs: Arrays) -> str | None:
+    """The name of the first output with NaN or infinity."""
+    return next((n for n, v in outputs.items() if not np.isfinite(np.asarray(v)).all()), None)
 
 
 def _check_finite(outputs: Iterable[Any], artifact: Artifact) -> None:

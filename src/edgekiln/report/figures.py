@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgekiln.records import Budget, Evidence, How, Proof
 from edgekiln.report import numbers
@@ -61,7 +61,10 @@ COLUMNS = {
         Column("fps", "Throughput", "fps", numbers.significant, 1),
     )
 }
-EVIDENCE_NAMES = {"memory_bytes": ("peak_memory_bytes", "memory_bytes")}
+EVIDENCE_NAMES = {
+    "memory_bytes": ("peak_memory_bytes", "memory_bytes"),
+    "accuracy_drop": ("accuracy_drop", "metric_drop"),
+}
 """Where evidence calls a figure otherwise than the budget does; the first that is there counts."""
 
 QUALITY = ("accuracy_drop", "agreement", "sqnr_db")
@@ -101,8 +104,17 @@ def cell(proof: Proof, key: str) -> Cell:
     return from_evidence(column, found)
 
 
+def named(column: Column, found: Evidence) -> Column:
+    """The column of a drop, called after the metric that it is of: ``mAP drop``."""
+    metric = found.environment.get("metric")
+    if not found.what.startswith("metric_drop") or metric is None:
+        return column
+    return replace(column, title=f"{numbers.plain(str(metric))} drop")
+
+
 def from_evidence(column: Column, found: Evidence) -> Cell:
     """One table cell of a figure: its text in the column's unit, its interval, its class, its reason."""
+    column = named(column, found)
     if found.value is None or math.isnan(found.value):
         reason = found.reason or "the figure is not a number"
         return Cell(column, numbers.MISSING, reason=numbers.plain(reason), n=found.n)
@@ -150,11 +162,12 @@ class Constraint:
         return value >= self.limit if self.least else value <= self.limit
 
 
-def constraints(budget: Budget) -> tuple[Constraint, ...]:
-    """The constraints that were given, in the order of the budget's fields."""
+def constraints(budget: Budget, proofs: Sequence[Proof] = ()) -> tuple[Constraint, ...]:
+    """The constraints that were given, in the order of the budget's fields; ``proofs`` name the metric."""
+    columns = {name: next((cell(p, name).column for p in proofs), c) for name, c in COLUMNS.items()}
     given = ((name, getattr(budget, name)) for name in budget.__struct_fields__)
     return tuple(
-        Constraint(COLUMNS[name], float(limit), COLUMNS[name].better > 0)
+        Constraint(columns[name], float(limit), columns[name].better > 0)
         for name, limit in given
         if limit is not None
     )

@@ -61,7 +61,7 @@ def _context(build: Build) -> dict[str, Any]:
         "headline": sentence,
         "state": state,
         "status": view.STATUS,
-        "constraints": figures.constraints(build.decision.budget),
+        "constraints": figures.constraints(build.decision.budget, build.proofs),
         "failed": view.troubles(build, "failed"),
         "skipped": view.troubles(build, "skipped"),
         "warnings": (*build.warnings, *(w for w in build.model.warnings if w not in build.warnings)),

@@ -118,7 +118,8 @@ def sized(candidates: Sequence[Candidate]) -> tuple[tuple[Column, ...], tuple[Si
 
 def at_size(proof: Proof, key: str, size: str) -> Cell:
     """The figure ``key`` at ``size``; the base's where ``size`` is empty."""
-    found = proof.get(f"{key}@{size}") if size else proof.get(key)
+    names = figures.EVIDENCE_NAMES.get(key, (key,))
+    found = next((e for n in names if (e := proof.get(f"{n}@{size}" if size else n)) is not None), None)
     if found is None:
         return Cell(COLUMNS[key], numbers.MISSING, reason=figures.NOT_RECORDED)
     return figures.from_evidence(COLUMNS[key], found)

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgekiln.records import Build
-from edgekiln.report import numbers, view
+from edgekiln.report import figures, numbers, view
 from edgekiln.report.figures import LATENCY, Cell, long_title
 from edgekiln.report.placement import kind_of, placed, sizes_of, worst
 from edgekiln.report.view import Device
@@ -39,7 +39,12 @@ def decision_table(build: Build, width: int = 100) -> Table:
     wide = width >= 96
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False, header_style="bold")
     table.add_column("Device\nand artifact", overflow="fold", min_width=14)
-    for title in _TITLES_WIDE if wide else _TITLES_NARROW:
+    titles = _TITLES_WIDE if wide else _TITLES_NARROW
+    dropped = next((figures.cell(p, "accuracy_drop").column for p in build.proofs), None)
+    if dropped is not None and dropped != figures.COLUMNS["accuracy_drop"]:
+        metric = dropped.title.removesuffix(" drop")
+        titles = (f"{dropped.title}\npoints" if wide else f"{metric}\ndrop, pts", *titles[1:])
+    for title in titles:
         table.add_column(title, justify="right", no_wrap=True)
     for index, device in enumerate(view.devices(build)):
         if index:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgekiln.records import Budget, Build, Choice, How, Loser, Proof
 from edgekiln.report import figures, numbers, plots
@@ -87,7 +87,7 @@ def _device(build: Build, choice: Choice, key: str) -> Device:
         cell.reason
         for c in found
         for k, cell in c.cells.items()
-        if cell.value is None and COLUMNS[k] in shown
+        if cell.value is None and k in {c.key for c in shown}
     )
     verdicts = judge(build.decision.budget, choice, found)
     scatter, note = plots.scatter(found, build.decision.budget, choice.quality, key, choice.device)
@@ -142,7 +142,9 @@ def candidates(proofs: Sequence[Proof], choice: Choice) -> tuple[Candidate, ...]
 def columns(cells: Sequence[dict[str, Cell]]) -> tuple[Column, ...]:
     """Quality, latency, memory and size always; energy, power and throughput where evidence names them."""
     extra = (k for k in figures.EXTRA if any(c[k].reason != figures.NOT_RECORDED for c in cells))
-    return tuple(COLUMNS[k] for k in (*figures.MAIN, *extra))
+    keys = (*figures.MAIN, *extra)
+    # A drop is called after its metric, which the evidence names.
+    return tuple(next((c[k].column for c in cells), COLUMNS[k]) for k in keys)
 
 
 def judge(budget: Budget, choice: Choice, found: Sequence[Candidate]) -> tuple[Verdict, ...]:
@@ -160,6 +162,7 @@ def judge(budget: Budget, choice: Choice, found: Sequence[Candidate]) -> tuple[V
             verdicts.append(_judge_none(constraint, found))
             continue
         cell, size = worst(chosen.proof, column.key, by_interval=column.key in named)
+        constraint = replace(constraint, column=cell.column)
         at = f" at {size}" if size else ""
         if cell.value is None:
             verdicts.append(Verdict(constraint, "unproven", f"{cell.reason}{at}"))
