@@ -42,7 +42,7 @@ def test_a_whole_build_survives_json_unchanged():
     [
         (("extra",), 1),
         (("model", "extra"), 1),
-        (("model", "task"), "detection"),
+        (("model", "task"), "detecting"),
         (("model", "sha256"), 7),
         (("model", "signature", "inputs", 0, "shape"), [1.5]),
         (("model", "preprocess", "fit"), "zoom"),
