@@ -29,6 +29,7 @@ LAYERS = (
     {"compile", "choose", "ship", "serve", "language", "arrcoc"},
     {"report", "intake"},
     {"baseline", "rows"},
+    {"tuned"},
     {"road", "benching", "diagnosis", "inspection", "verification"},
     {"api"},
     {"cli"},

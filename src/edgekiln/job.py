@@ -18,6 +18,7 @@ sizes = [224, "320x416"]      # several input sizes from one build: HEIGHTxWIDTH
 [preprocess]                  # the fields of records.Preprocess
 [budget]                      # max_drop, agreement, sqnr_db, latency_ms, memory_mb, size_mb, ...
 [search]                      # targets, recipes, threads, samples
+tune_seconds = 20             # search this machine's engine options for so long; 0 (the default) does not
 convert_seconds = 1200        # a conversion that takes longer is ended: a row in the report
 convert_memory_mb = 8000      # and one that takes more; left out: four fifths of the machine's memory
 """
@@ -40,6 +41,7 @@ MAX_JOB_BYTES = 1 << 20
 MAX_FIGURE = 1e15
 MAX_SIDE = 16384
 MAX_SIZES = 16
+MAX_TUNE_SECONDS = 3600.0
 
 Size: TypeAlias = tuple[int, int]
 """Height and width in pixels."""
@@ -86,6 +88,7 @@ class SearchOrder(Record, frozen=True, kw_only=True):
     recipes: tuple[str, ...] | None = None
     threads: int | None = None
     samples: int = 300
+    tune_seconds: float = 0.0
     convert_seconds: float = 1200.0
     convert_memory_mb: float | None = None
 
@@ -164,6 +167,9 @@ def check(job: Job, where: object) -> None:
         limit = getattr(job.search, key)
         if limit is not None and not 0 < limit < MAX_FIGURE:
             raise BadInput("reading", where, f"{key} = {limit} is no limit", "Give a positive number")
+    if not 0 <= job.search.tune_seconds <= MAX_TUNE_SECONDS:
+        why = f"tune_seconds = {job.search.tune_seconds} is not from 0 to {MAX_TUNE_SECONDS:g}"
+        raise BadInput("reading", where, why, "20 is enough for most; 0 switches tuning off")
     if job.search.samples < 1:
         raise BadInput("reading", where, "samples must be at least 1", "Give --samples 1 or more")
 

@@ -20,7 +20,6 @@ from edgekiln.engines.options import choice, switch, thread_count
 from edgekiln.errors import ConversionFailed, NotRunnableHere
 from edgekiln.records import Artifact
 
-
 GRAPH_LEVELS = {"basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL"}
 """Values of ``graph_level``, and ONNX Runtime's names of them."""
 

@@ -42,9 +42,7 @@ class _Request:
         for name, bounds in self._bounds.items():
             if name in inputs:
                 _check_shape(name, inputs[name].shape, bounds)
-        results = self._request.infer(
-            dict(inputs), share_inputs=self._share_inputs, share_outputs=False
-        )
+        results = self._request.infer(dict(inputs), share_inputs=self._share_inputs, share_outputs=False)
         return {name: results[port] for name, port in self._outputs}
 
     def close(self) -> None:
@@ -76,8 +74,8 @@ def open(artifact: Artifact, folder: Path, threads: int) -> _Request:
 
     Options read, each with what holds where it is left out: ``INFERENCE_PRECISION_HINT`` (f32; bf16, f16),
     ``threads`` (``threads``, and never more), ``ENABLE_CPU_PINNING``, ``ENABLE_HYPER_THREADING``,
-    ``SCHEDULING_CORE_TYPE`` and ``TBB_PARTITIONER`` (OpenVINO's own choice), ``share_inputs`` (False: True hands
-    arrays over without a copy), ``DYNAMIC_QUANTIZATION_GROUP_SIZE`` (0: activations stay as they are).
+    ``SCHEDULING_CORE_TYPE`` and ``TBB_PARTITIONER`` (OpenVINO's own choice), ``share_inputs`` (False; True
+    hands arrays over without a copy), ``DYNAMIC_QUANTIZATION_GROUP_SIZE`` (0: activations stay as they are).
     Nothing is cached on disk. Raises MissingExtra without openvino; NotRunnableHere when the CPU does not
     compute in the precision asked for or OpenVINO refuses the graph; BadInput for another value of an option.
     """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgekiln.errors import BadInput, did_you_mean
+from edgekiln.errors import BadInput
 from edgekiln.records import Artifact
 
 MAX_THREADS = 1024
@@ -26,8 +26,7 @@ def choice(artifact: Artifact, name: str, known: Sequence[str], default: str) ->
     """Option ``name`` as one of ``known``. Raises BadInput for another value."""
     value = artifact.options.get(name, default)
     if not isinstance(value, str) or value not in known:
-        near = did_you_mean(value, known) if isinstance(value, str) else f"Use one of {', '.join(known)}"
-        raise _bad(artifact, name, near)
+        raise _bad(artifact, name, f"Use one of {', '.join(known)}")
     return value
 
 
