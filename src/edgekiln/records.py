@@ -131,10 +131,32 @@ class Recipe(Record, frozen=True, kw_only=True):
     passes: tuple[Pass, ...]
 
 
+class LayerLoss(Record, frozen=True, kw_only=True):
+    """What 8 bits cost one layer's output, as signal over error in dB on ``n`` samples.
+
+    ``isolated_db``: the layer alone quantised; ``cumulative_db``: everything before it too; None where the
+    output is zero throughout. ``output_gain_db`` is what the model's own output gains when this layer stays
+    float, and ``cost_ms`` what that costs, where a search found them out. ``in_float``: the artifact
+    computes it in float.
+    """
+
+    node: str
+    op: str
+    output: str
+    isolated_db: float | None
+    cumulative_db: float | None
+    n: int
+    in_float: bool = False
+    output_gain_db: float | None = None
+    cost_ms: float | None = None
+    note: str = ""
+
+
 class PassReport(Record, frozen=True, kw_only=True):
     """What one pass did, and what became of it; ``note`` says why.
 
     ``unneeded`` found nothing to do; ``runtime`` is left to the engine, which does it when it loads.
+    ``layers`` holds what quantising cost each layer, in graph order, where it was looked at.
     """
 
     name: str
@@ -146,6 +168,7 @@ class PassReport(Record, frozen=True, kw_only=True):
     ops_before: dict[str, int] = {}
     ops_after: dict[str, int] = {}
     parity_max_error: float | None = None
+    layers: tuple[LayerLoss, ...] = ()
 
     @property
     def kept(self) -> bool:

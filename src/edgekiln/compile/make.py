@@ -118,9 +118,11 @@ def _variant(shop: Workshop, which: Recipe, form: str) -> tuple[Path, Variant]:
 
     def produce(into: Path) -> Variant:
         path, reports = shop.graph, []
+        origin = None
         for number, one in enumerate(which.passes):
             made = into / f"{number}.onnx"
-            path, report = apply(Step(one, shop, form, path, made))
+            path, report = apply(Step(one, shop, form, path, made, origin))
+            origin = path if one.name == "equalise" else origin
             reports.append(report)
         final = into / f"graph{path.suffix}"
         if path == shop.graph:

@@ -6,39 +6,71 @@ function and one row in ``PASSES``.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from edgekiln.cache import step
 from edgekiln.compile.graph import ops
-from edgekiln.compile.quantise.observers import Observation, load, observe, save
-from edgekiln.compile.quantise.static import DIALECTS, prepared, quantise_dynamic, quantise_static
+from edgekiln.compile.quantise.observers import Observation, Ranges, load, observe, ranges, save
+from edgekiln.compile.quantise.sensitivity import layer_losses
+from edgekiln.compile.quantise.static import (
+    DIALECTS,
+    layer_nodes,
+    prepared,
+    quantise_dynamic,
+    quantise_static,
+)
 from edgekiln.compile.recipes import LEFT_TO_TARGET
-from edgekiln.compile.workshop import Workshop, tools
+from edgekiln.compile.workshop import Calibration, Workshop, tools
 from edgekiln.errors import ConversionFailed
 from edgekiln.files import sha256_file
-from edgekiln.records import Pass, PassReport, Record
+from edgekiln.records import LayerLoss, Pass, PassReport, Record
+
+KEEP_BACK = 4
+"""A search holds its bound on one calibration sample in so many, which ranges and rounding don't see."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One pass to apply: ``path`` is the graph so far, ``into`` the file to write, ``form`` the dialect."""
+    """One pass to apply: ``path`` is the graph so far, ``into`` the file to write, ``form`` the dialect.
+
+    ``origin`` is the float graph that this one's weights were rounded from, where that is not the shop's own:
+    the same function with its channels levelled.
+    """
 
     one: Pass
     shop: Workshop
     form: str
     path: Path
     into: Path
+    origin: Path | None = None
 
 
-Apply: TypeAlias = Callable[[Step], tuple[Path, str]]
-"""Gives the path of the result (``into``, or a file of another suffix beside it) and a note."""
+class Applied(NamedTuple):
+    """The path of the result (``into``, or a file of another suffix beside it), a note, and what quantising
+    cost each layer where that was looked at."""
+
+    path: Path
+    note: str
+    layers: tuple[LayerLoss, ...] = ()
+
+
+Apply: TypeAlias = Callable[[Step], Applied]
+
+
+class _Recovered(Record, frozen=True, kw_only=True):
+    note: str
+
+
+class _Losses(Record, frozen=True, kw_only=True):
+    layers: tuple[LayerLoss, ...]
 
 
 class _Observed(Record, frozen=True, kw_only=True):
@@ -54,7 +86,7 @@ def apply(one: Step) -> tuple[Path, PassReport]:
     function = PASSES.get(one.one.name)
     if function is None and one.one.name not in LEFT_TO_TARGET:
         raise ConversionFailed("applying", one.one.name, "no pass has this name", "Check the recipe")
-    made, note = (function or _left)(one)
+    made, note, found = (function or _left)(one)
     after = ops(onnx.load(made, load_external_data=False)) if made.suffix == ".onnx" else _ir_ops(made)
     return made, PassReport(
         name=one.one.name,
@@ -65,15 +97,16 @@ def apply(one: Step) -> tuple[Path, PassReport]:
         ops_before=before,
         ops_after=after,
         note=note,
+        layers=found,
     )
 
 
-def _left(one: Step) -> tuple[Path, str]:
+def _left(one: Step) -> Applied:
     one.into.write_bytes(one.path.read_bytes())
-    return one.into, "left to the target, which applies it in its own format"
+    return Applied(one.into, "left to the target, which applies it in its own format")
 
 
-def _precision(one: Step) -> tuple[Path, str]:
+def _precision(one: Step) -> Applied:
     import onnx
 
     from edgekiln.compile.precision import to_bf16, to_fp16, weight_loss
@@ -82,69 +115,237 @@ def _precision(one: Step) -> tuple[Path, str]:
         return _left(one)
     if one.form == "openvino":
         one.into.write_bytes(one.path.read_bytes())
-        return one.into, (
-            "left to OpenVINO: weights in 16 bits when it converts, arithmetic by its precision hint"
-        )
+        note = "left to OpenVINO: weights in 16 bits when it converts, arithmetic by its precision hint"
+        return Applied(one.into, note)
     kind = str(one.one.params["type"])
     model = onnx.load(one.path)
     loss = weight_loss(model, kind)
     # float32 at input and output: what the application hands over does not change with the recipe.
     onnx.save(to_fp16(model) if kind == "fp16" else to_bf16(model), one.into)
-    return one.into, loss.sentence()
+    return Applied(one.into, loss.sentence())
 
 
-def _static(one: Step) -> tuple[Path, str]:
-    rule, dialect = str(one.one.params["rule"]), DIALECTS[one.form]
+def _static(one: Step) -> Applied:
+    rule, dialect, data = str(one.one.params["rule"]), DIALECTS[one.form], _given(one)
     ready = prepared(one.path, dialect, one.into.with_name("prepared.onnx"))
-    seen = observations(one.shop, ready)
+    seen = observations(one.shop, ready, data)
     held = quantise_static(ready, seen, rule, one.one.params, dialect, one.into)
-    return one.into, f"dialect {one.form}: {len(held)} ranges by {rule} from {samples_text(one.shop)}"
+    note = f"dialect {one.form}: {len(held)} ranges by {rule} from {samples_text(data)}"
+    return Applied(one.into, note, _losses(one, ready, held))
 
 
-def _dynamic(one: Step) -> tuple[Path, str]:
+def _losses(one: Step, ready: Path, held: Ranges) -> tuple[LayerLoss, ...]:
+    """What 8 bits cost each layer. A Hexagon graph's grids are chosen by its own quantiser: nothing is
+    said.
+    """
+    import onnx
+
+    from edgekiln.compile.quantise.simulate import on_grids
+
+    dialect, params, shop, data = DIALECTS[one.form], one.one.params, one.shop, _given(one)
+    if dialect.hexagon:
+        return ()
+
+    def produce(into: Path) -> _Losses:
+        original, decided = onnx.load(one.shop.graph), onnx.load(ready)
+        if one.origin is not None:
+            original = onnx.load(one.origin)
+        only = layer_nodes(ready) if params.get("layers") else None
+        keep = () if only is None else {n.name for n in original.graph.node if n.name not in only}
+        decided = on_grids(decided, 63 if dialect.reduce_range else 127, keep)
+        found = layer_losses(
+            original, decided, held, dialect.symmetric, data.samples(), shop.threads, only=only
+        )
+        return _Losses(layers=found)
+
+    origin = sha256_file(one.origin) if one.origin is not None else shop.model_sha256
+    key = [sha256_file(ready), origin, data.sha256, params, dialect.symmetric, dialect.reduce_range, tools()]
+    _, found, _ = step(shop.cache, "losses", key, _Losses, produce)
+    return found.layers
+
+
+def _equalise(one: Step) -> Applied:
+    """Tied channels levelled: the same function, with weights and activations that 8 bits hold better."""
+    import onnx
+
+    from edgekiln.compile.quantise.equalise import equalised
+
+    data = _given(one)
+    made, note = equalised(
+        onnx.load(one.path), data.samples(), one.shop.threads, float(one.one.params["alpha"])
+    )
+    onnx.save(made, one.into)
+    return Applied(one.into, note)
+
+
+def _recover(one: Step) -> Applied:
+    """Weights on their grids and biases corrected; what 8 bits then cost each layer."""
+    data = _given(one)
+    made, note = _recovered(one, data)
+    one.into.write_bytes(made.read_bytes())
+    return Applied(one.into, note)
+
+
+def _recovered(one: Step, data: Calibration) -> tuple[Path, str]:
+    """The recovered graph, kept apart by what went in: dialects, targets and recipes share it."""
+    import onnx
+
+    from edgekiln.compile.quantise.recover import Recovery, recover
+
+    dialect, params = DIALECTS[one.form], one.one.params
+    what = Recovery(
+        round=bool(params["round"]),
+        bias=bool(params["bias"]),
+        symmetric=dialect.symmetric,
+        most=63 if dialect.reduce_range else 127,
+        bits=int(params.get("activation_bits", 8)),
+    )
+    ready = prepared(one.path, dialect, one.into.with_name("prepared.onnx"))
+    own = {k: v for k, v in params.items() if k in {"rule", "percentile", "layers"}}
+
+    def produce(into: Path) -> _Recovered:
+        model = onnx.load(ready)
+        held = ranges(observations(one.shop, ready, data), str(params["rule"]), dialect.symmetric, params)
+        only = layer_nodes(ready) if params.get("layers") else None
+        made, note = recover(model, held, data.samples, what, one.shop.threads, only)
+        _remember(made, sha256_file(ready))
+        onnx.save(made, into / "graph.onnx")
+        return _Recovered(note=note)
+
+    key = [sha256_file(ready), data.sha256, data.n, own, dataclasses.asdict(what), tools()]
+    folder, found, _ = step(one.shop.cache, "recover", key, _Recovered, produce)
+    return folder / "graph.onnx", found.note
+
+
+_SOURCE = "edgekiln.ranges_of"
+
+
+def _remember(model: Any, sha256: str) -> None:
+    """Say in ``model`` of which graph the ranges are: weights that moved by half a step move no range."""
+    model.metadata_props.add(key=_SOURCE, value=sha256)
+
+
+def _remembered(path: Path) -> str | None:
+    import onnx
+
+    held = onnx.load(path, load_external_data=False).metadata_props
+    return next((p.value for p in held if p.key == _SOURCE), None)
+
+
+def _mixed(one: Step) -> Applied:
+    """The search for the layers that stay float (``quantise.mixed``)."""
+    import onnx
+
+    from edgekiln.compile.quantise import candidates, mixed
+
+    dialect, params, shop = DIALECTS[one.form], one.one.params, one.shop
+    fit, kept = split(_given(one))
+    recovered, how = _recovered(one, fit)
+    seen = observations(shop, one.path, fit)
+    held = ranges(seen, str(params["rule"]), dialect.symmetric, params)
+    written: dict[frozenset[str], Path] = {}
+
+    def write(keep_float: Collection[str]) -> Path:
+        """Layers that stay float keep the decided weights: their biases were corrected together with them."""
+        key = frozenset(keep_float)
+        if key not in written:
+            into = one.into.with_name(f"candidate-{len(written)}.onnx")
+            quantise_static(recovered, seen, str(params["rule"]), params, dialect, into, key)
+            written[key] = into
+        return written[key]
+
+    original, decided = onnx.load(one.path), onnx.load(recovered)
+    only = layer_nodes(one.path) if params.get("layers") else None
+    losses = layer_losses(original, decided, held, dialect.symmetric, kept.samples(), shop.threads, only=only)
+    ground = mixed.Ground(
+        original=original,
+        recovered=decided,
+        ranges=held,
+        symmetric=dialect.symmetric,
+        validation=kept.samples,
+        run=candidates.runner(one.form, shop.threads),
+        write=write,
+        time=candidates.timer(one.form, shop.threads, next(iter(kept.samples()))),
+        task=shop.model.task,
+        threads=shop.threads,
+        only=only,
+    )
+    found = mixed.search(ground, float(params["drop"]), losses)
+    one.into.write_bytes(found.file.read_bytes())
+    return Applied(one.into, f"{how} of {fit.n + kept.n}; {found.note}", found.losses)
+
+
+def _arithmetic(one: Step) -> Applied:
+    one.into.write_bytes(one.path.read_bytes())
+    note = f"what is not quantised is computed in {one.one.params['type']}, by the engine's own hint"
+    return Applied(one.into, note)
+
+
+def _dynamic(one: Step) -> Applied:
     quantise_dynamic(one.path, one.into)
-    return one.into, ""
+    return Applied(one.into, "")
 
 
-def _nncf(one: Step) -> tuple[Path, str]:
+def _nncf(one: Step) -> Applied:
     from edgekiln.compile.quantise.nncf import quantise_openvino
 
-    data = one.shop.calibration
-    assert data is not None  # make refuses the recipe otherwise
+    data = _given(one)
     preset: Literal["performance", "mixed"] = (
         "performance" if one.one.params["preset"] == "performance" else "mixed"
     )
     made = quantise_openvino(one.path, data.samples, data.n, preset, one.into.parent)
     version = importlib.metadata.version("nncf")
-    return made, f"NNCF {version}, preset {preset}, from {samples_text(one.shop)}"
+    return Applied(made, f"NNCF {version}, preset {preset}, from {samples_text(data)}")
 
 
 PASSES: dict[str, Apply] = {
+    "arithmetic": _arithmetic,
+    "equalise": _equalise,
     "precision": _precision,
     "quantise-static": _static,
     "quantise-dynamic": _dynamic,
+    "quantise-mixed": _mixed,
     "quantise-nncf": _nncf,
+    "recover": _recover,
 }
 
 
-def samples_text(shop: Workshop) -> str:
-    """How many samples ranges were found on, in words."""
-    data = shop.calibration
-    return "no sample" if data is None else f"{data.n} samples{data.remark and f' ({data.remark})'}"
-
-
-def observations(shop: Workshop, graph: Path) -> dict[str, Observation]:
-    """The activations' observations: one pass over the data for all recipes and dialects of one graph."""
-    data = shop.calibration
+def _given(one: Step) -> Calibration:
+    data = one.shop.calibration
     assert data is not None  # make refuses the recipe otherwise
+    return data
+
+
+def samples_text(data: Calibration) -> str:
+    """How many samples ranges were found on, in words."""
+    return f"{data.n} samples{data.remark and f' ({data.remark})'}"
+
+
+def split(data: Calibration) -> tuple[Calibration, Calibration]:
+    """The samples to find ranges and rounding on, and every ``KEEP_BACK``-th, which those never see."""
+
+    def part(back: bool) -> Calibration:
+        def chosen() -> Iterable[Any]:
+            return (s for k, s in enumerate(data.samples()) if (k % KEEP_BACK == KEEP_BACK - 1) == back)
+
+        kept = data.n // KEEP_BACK
+        which = f"1 in {KEEP_BACK}, kept back" if back else f"without 1 in {KEEP_BACK}"
+        remark = "; ".join(filter(None, (data.remark, which)))
+        return Calibration(chosen, kept if back else data.n - kept, f"{data.sha256}:{which}", remark)
+
+    return part(False), part(True)
+
+
+def observations(shop: Workshop, graph: Path, data: Calibration) -> dict[str, Observation]:
+    """The activations' observations: one pass over the data for all recipes and dialects of one graph."""
+    # Most dialects quantise the shop's own graph, whose hash is its name.
+    name = shop.model_sha256 if graph == shop.graph else (_remembered(graph) or sha256_file(graph))
 
     def produce(into: Path) -> _Observed:
         seen = observe(graph, data.samples(), shop.threads)
         save(seen, into / "observations.npz")
         return _Observed(tensors=len(seen))
 
-    # Most dialects quantise the shop's own graph, whose hash is its name.
-    name = shop.model_sha256 if graph == shop.graph else sha256_file(graph)
     folder, _, _ = step(shop.cache, "observe", [name, data.sha256, tools()], _Observed, produce)
     return load(folder / "observations.npz")
 

@@ -17,6 +17,19 @@ w4-block32                    weights alone: linear, 4 bits, a scale per block o
 palette6                      weights alone: a table of 2^6 values per tensor; also 4 and 8 bits
 palette4-w8                   weights alone: a table of 16 values, itself held in 8 bits
 
+A static INT8 recipe may carry steps after a "+", each of which can be used alone:
+
+int8-static-mse+equalise      channels levelled first (cross-layer equalisation, SmoothQuant)
+int8-static-mse+round         weights rounded by the inputs that their layer sees (as GPTQ does)
+int8-static-mse+bias          the mean of each output channel corrected
+int8-static-mse+round+bias    both, in one pass; and so on, always in this order
+int8-static-mse+layers        only products with constant weights in INT8, all else float (for transformers)
+int8-static-mse+bf16          what stays float is computed in bfloat16 where the target can
+
+int8-mixed-0.01               the fewest, cheapest layers in float so that at most 0.01 of the decisions
+change
+                              on samples that calibration never saw; takes the same steps
+
 Quantisers of one target (NNCF aside) and weight compression are left to that target: the variant is the
 float graph, and ``convert`` reads the recipe's passes.
 """
@@ -75,25 +88,26 @@ COMPRESS: dict[str, dict[str, Scalar]] = {
 LEFT_TO_TARGET = frozenset({"quantise-litert", "quantise-xnnpack", "compress-weights"})
 """Passes that ``convert`` applies, because their result exists in the target's own format only."""
 
-_PERCENTILE = re.compile(r"int8-static-percentile-(\d{1,2}(?:\.\d{1,6})?|100)")
+STEPS = ("equalise", "round", "bias", "layers", "bf16")
+"""What may follow a static recipe after a "+", in this order."""
+
+_PERCENTILE = re.compile(r"percentile-(\d{1,2}(?:\.\d{1,6})?|100)")
+_STATIC = re.compile(r"(int8|a16w8)-static-([a-z0-9.-]+)")
+_MIXED = re.compile(r"int8-mixed-(0(?:\.\d{1,4})?)")
+RULES = ("minmax", "mse")
 
 
 def recipe(name: str) -> Recipe:
     """Decode ``name``. Raises BadInput with the near names for one that means nothing."""
-    match = _PERCENTILE.fullmatch(name)
-    if match and 50 < float(match[1]) <= 100:
-        return Recipe(name=name, passes=(_static("percentile", percentile=float(match[1])),))
-    if name in {"int8-static-minmax", "int8-static-mse"}:
-        return Recipe(name=name, passes=(_static(name.rsplit("-", 1)[1]),))
+    base, *steps = name.split("+")
+    if (static := _static_recipe(name, base, steps)) is not None:
+        return static
     if name == "fp32":
         return Recipe(name=name, passes=())
     if name in {"fp16", "bf16"}:
         return Recipe(name=name, passes=(Pass(name="precision", params={"type": name}),))
     if name == "int8-dynamic":
         return Recipe(name=name, passes=(Pass(name="quantise-dynamic", params={"per_channel": True}),))
-    if name == "a16w8-static-minmax":
-        passes = (_static("minmax", activation_bits=16),)
-        return Recipe(name=name, passes=passes)
     if name in QUANTISE_LITERT:
         return Recipe(
             name=name, passes=(Pass(name="quantise-litert", params={"recipe": QUANTISE_LITERT[name]}),)
@@ -109,14 +123,53 @@ def recipe(name: str) -> Recipe:
     raise BadInput("reading the recipe", name, "no recipe has this name", did_you_mean(name, KNOWN))
 
 
-def _static(rule: str, **params: float | int) -> Pass:
-    return Pass(name="quantise-static", params={"rule": rule, "per_channel": True, **params})
+def _static_recipe(name: str, base: str, steps: list[str]) -> Recipe | None:
+    """A static or mixed recipe with its steps; None where ``name`` is neither, or says a step twice."""
+    static, mixed = _STATIC.fullmatch(base), _MIXED.fullmatch(base)
+    if steps != [s for s in STEPS if s in steps] or not (static or mixed):
+        return None
+    # A transformer's few huge values carry its attention: cutting them costs more than the finer grid gains.
+    own_rule = "minmax" if "layers" in steps else "mse"
+    rule: dict[str, Scalar] | None = {"rule": own_rule} if static is None else _rule(static[2])
+    if rule is None or (static is not None and static[1] == "a16w8" and "layers" in steps):
+        return None
+    bits = 16 if static is not None and static[1] == "a16w8" else 8
+    own: dict[str, Scalar] = {**rule, "activation_bits": bits} if bits != 8 else rule
+    found = []
+    if "equalise" in steps:
+        found.append(Pass(name="equalise", params={"alpha": 0.5}))
+    chosen: dict[str, Scalar] = {"layers": True} if "layers" in steps else {}
+    wanted: dict[str, Scalar] = {"round": "round" in steps, "bias": "bias" in steps}
+    if {"round", "bias"} & set(steps) and mixed is None:
+        found.append(Pass(name="recover", params={**own, **wanted, **chosen}))
+    last = "quantise-static" if mixed is None else "quantise-mixed"
+    # A search recovers what it quantises itself: layers that stay float keep their own weights.
+    bound: dict[str, Scalar] = (
+        {} if mixed is None else {"drop": float(mixed[1]), **_all_unless(steps, wanted)}
+    )
+    found.append(Pass(name=last, params={**own, "per_channel": True, **chosen, **bound}))
+    if "bf16" in steps:
+        found.append(Pass(name="arithmetic", params={"type": "bf16"}))
+    return Recipe(name=name, passes=tuple(found))
+
+
+def _all_unless(steps: list[str], wanted: dict[str, Scalar]) -> dict[str, Scalar]:
+    """Rounding and bias correction, both where neither was asked for by itself."""
+    return wanted if {"round", "bias"} & set(steps) else dict.fromkeys(wanted, True)
+
+
+def _rule(text: str) -> dict[str, Scalar] | None:
+    """``percentile-99.99`` as a range rule and its parameter."""
+    match = _PERCENTILE.fullmatch(text)
+    if match and 50 < float(match[1]) <= 100:
+        return {"rule": "percentile", "percentile": float(match[1])}
+    return {"rule": text} if text in RULES else None
 
 
 def needs_calibration(which: Recipe) -> bool:
     """Whether any pass finds its ranges on data."""
     return any(
-        p.name in {"quantise-static", "quantise-nncf"}
+        p.name in {"quantise-static", "quantise-mixed", "quantise-nncf"}
         or (p.name == "quantise-litert" and str(p.params["recipe"]).startswith("static"))
         or (p.name == "quantise-xnnpack" and not p.params["dynamic"])
         for p in which.passes

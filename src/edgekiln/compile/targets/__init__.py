@@ -147,10 +147,11 @@ _VNNI = {"avx512_vnni", "avx_vnni", "amx_int8"}
 
 def dialect(target: str, recipe: str, device: Device) -> str:
     """The form in which ``target`` wants this recipe's graph on ``device``: part of a variant's identity."""
-    if target in {"openvino", "tensorrt", "qnn"}:
+    static = recipe.startswith(("int8-static", "int8-mixed"))
+    if target in {"tensorrt", "qnn"} or (target == "openvino" and not static):
         return target
     if target in {"coreml", "litert", "executorch"}:
         return "float"
-    if recipe.startswith("int8-static") and device.arch == "x86_64" and not _VNNI & set(device.features):
-        return "ort-7bit"
-    return "ort"
+    form = "openvino-qdq" if target == "openvino" else "ort"
+    narrow = static and device.arch == "x86_64" and not _VNNI & set(device.features)
+    return f"{form}-7bit" if narrow else form

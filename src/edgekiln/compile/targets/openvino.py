@@ -43,16 +43,17 @@ def convert(order: Conversion, into: Path) -> Artifact:
     variant, device = order.variant, order.device
     path = order.graph("converting for OpenVINO")
     recipe = variant.recipe.name
-    if recipe == "bf16":
+    half = recipe == "bf16" or recipe.endswith("+bf16")
+    if half:
         _require_bfloat16(device, variant.path)
     try:
-        # NNCF's file as it is: folding what was read back would turn its int8 weights into float32.
-        model = openvino.Core().read_model(path) if path.suffix == ".xml" else read(path)
+        # A quantised file as it is: folding what was read would turn its int8 weights into float32.
+        model = read_quantised(path) if path.suffix == ".xml" or holds_integers(path) else read(path)
         _bound(model, order)
         xml, weights = serialise(model, compress_to_fp16=recipe == "fp16")
         files.write_bytes(into / ENTRY, xml)
         files.write_bytes(into / Path(ENTRY).with_suffix(".bin"), weights)
-        hint = "bf16" if recipe == "bf16" else "f32"
+        hint = "bf16" if half else "f32"
         placement, precision = asked(into / ENTRY, hint, order.threads)
     except RuntimeError as error:
         why, cure = str(error).strip(), "Choose another recipe or target, or change the model at that node"
@@ -169,6 +170,25 @@ def read(path: Path) -> Any:
     _name_unnamed(model, known)
     model.set_friendly_name("model")
     return model
+
+
+def read_quantised(path: Path) -> Any:
+    """NNCF's IR, or an ONNX file with Q/DQ pairs, as an ``openvino.Model`` without any folding."""
+    import openvino
+
+    model = openvino.Core().read_model(path)
+    if path.suffix == ".onnx":
+        _name_unnamed(model)
+        model.set_friendly_name("model")
+    return model
+
+
+def holds_integers(path: Path) -> bool:
+    """Whether an ONNX file has weights that DequantizeLinear reads."""
+    import onnx
+
+    graph = onnx.load(path, load_external_data=False).graph
+    return any(node.op_type == "DequantizeLinear" for node in graph.node)
 
 
 def serialise(model: Any, compress_to_fp16: bool) -> tuple[bytes, bytes]:

@@ -1,0 +1,281 @@
+"""Mixed precision under a bound: the fewest, cheapest layers back in float until the bound holds.
+
+1. Wholly in INT8, does the bound hold on samples that calibration never saw? Then nothing is put back.
+2. What does the model's own output gain when one activation is no longer rounded (simulated, with one switch
+per
+   activation in one session), and what do the layers around it cost in float (the written models, timed in
+   turns)? An activation is float only where all that make and read it are: such a set of nodes is the unit.
+3. The sets are put back, the best gain per cost first; after each step the written model itself is judged.
+
+A judgement has an interval by its number of samples; the search stops at the first set whose own figure
+holds and says how sure that is. Where no set holds, the caller gets a ConversionFailed with the best that
+was reached, and the float artifact wins.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import msgspec
+import numpy as np
+
+from edgekiln.compile.quantise import simulate
+from edgekiln.compile.quantise.layers import layers
+from edgekiln.compile.quantise.observers import Ranges
+from edgekiln.engines import Arrays
+from edgekiln.errors import ConversionFailed
+from edgekiln.prove.parity import ParityStream
+from edgekiln.prove.statistics import wilson
+from edgekiln.records import LayerLoss, Task
+
+CANDIDATES = 16
+"""Activations whose float form is written and timed."""
+PROBES = 8
+"""Validation samples on which each activation's effect on the output is simulated."""
+LADDER = (1, 2, 3, 4, 6, 8, 12, 16)
+LEAST_SAMPLES = 8
+SQNR_FLOOR_DB = 20.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``value`` against ``limit`` (both: higher is better) on ``n`` samples; ``interval`` is the 95 % one."""
+
+    what: str
+    value: float
+    limit: float
+    n: int
+    interval: tuple[float, float] | None
+
+    @property
+    def holds(self) -> bool:
+        return self.value >= self.limit - 1e-12
+
+    def sentence(self) -> str:
+        unit = " dB" if self.what == "SQNR" else ""
+        sure = ""
+        if self.interval is not None:
+            sure = f", 95 % interval {self.interval[0]:.3f} to {self.interval[1]:.3f}"
+        sign = "at least" if self.holds else "below"
+        return f"{self.what} {self.value:.4g}{unit}, {sign} {self.limit:.4g} (n = {self.n}{sure})"
+
+
+Write: TypeAlias = Callable[[Collection[str]], Path]
+"""Writes the quantised model in which these nodes stay float; gives the file."""
+Time: TypeAlias = Callable[[Sequence[Path]], Sequence[float] | None]
+"""Median latencies in ms of model files, alternated in one run; None where they can't run here."""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What the search stands on: ``original`` is the float model, ``recovered`` the same with decided
+    weights.
+
+    ``run`` opens a written model and maps samples to outputs. ``validation`` are samples that neither ranges
+    nor rounding saw.
+    """
+
+    original: Any
+    recovered: Any
+    ranges: Ranges
+    symmetric: bool
+    validation: Callable[[], Iterable[Arrays]]
+    run: Callable[[Path], Callable[[Arrays], dict[str, Any]]]
+    write: Write
+    time: Time
+    task: Task
+    threads: int
+    only: frozenset[str] | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """The layers that stay float, the file, the losses with what was tried on each, and the story in
+    words.
+    """
+
+    keep_float: tuple[str, ...]
+    file: Path
+    losses: tuple[LayerLoss, ...]
+    verdict: Verdict
+    note: str
+
+
+def search(ground: Ground, drop: float, losses: Sequence[LayerLoss]) -> Found:
+    """The fewest, cheapest layers in float so that ``1 - drop`` of the decisions stay the float model's.
+
+    Decisions are top classes; a model without classes is held to ``SQNR_FLOOR_DB``. Whatever changes top-1
+    accuracy changes a decision, so accuracy can't drop by more on the same samples. Raises ConversionFailed
+    where there are too few samples to judge by, or no set of layers holds the bound.
+    """
+    reference = _reference(ground)
+    whole = ground.write(())
+    verdict = _judged(ground, whole, reference, drop)
+    if verdict.n < LEAST_SAMPLES:
+        why = f"{verdict.n} samples were kept from calibration; a bound needs at least {LEAST_SAMPLES}"
+        raise ConversionFailed("holding the bound of", "int8-mixed", why, "Give more --data")
+    if verdict.holds:
+        note = f"every layer in INT8 keeps the bound: {verdict.sentence()}"
+        return Found((), whole, tuple(losses), verdict, note)
+    ranked = _ranked(ground, whole)
+    marked = _marked(ranked, losses)
+    best, tried = verdict, 0
+    for count in LADDER:
+        if count > len(ranked):
+            break
+        keep = tuple(dict.fromkeys(node for one in ranked[:count] for node in one.nodes))
+        file = ground.write(keep)
+        found, tried = _judged(ground, file, reference, drop), sum(x.node in keep for x in marked)
+        if found.holds:
+            told = tuple(msgspec.structs.replace(x, in_float=x.node in keep) for x in marked)
+            many = f"{sum(x.in_float for x in told)} of {len(losses)} layers stay float"
+            note = f"{many}: {found.sentence()}; wholly in INT8: {verdict.sentence()}"
+            return Found(keep, file, told, found, note)
+        best = max(best, found, key=lambda v: v.value)
+    why = (
+        f"with up to {tried} of {len(losses)} layers in float the best is {best.sentence()}; wholly in INT8: "
+        f"{verdict.sentence()}"
+    )
+    cure = "Use the float artifact, allow a larger drop, or give more data like that of the field"
+    raise ConversionFailed("holding the bound of", "int8-mixed", why, cure)
+
+
+# ---------------------------------------------------------------- judging
+
+
+def _reference(ground: Ground) -> list[dict[str, Any]]:
+    runner = simulate.session(ground.original, ground.threads)
+    names = [o.name for o in runner.get_outputs()]
+    return [dict(zip(names, runner.run(names, dict(s)), strict=True)) for s in ground.validation()]
+
+
+def _judged(ground: Ground, file: Path, reference: Sequence[dict[str, Any]], drop: float) -> Verdict:
+    stream = ParityStream(ground.task)
+    runner = ground.run(file)
+    for sample, expected in zip(ground.validation(), reference, strict=True):
+        made = runner(sample)
+        stream.add(expected, dict(zip(expected, made.values(), strict=True)))
+    parity = stream.result()
+    if parity.agreement.value is not None:
+        n, value = parity.agreement.n, parity.agreement.value
+        return Verdict("agreement", value, 1 - drop, n, wilson(value * n, n))
+    worst = parity.worst
+    value = -math.inf if worst is None or worst.sqnr_db is None else worst.sqnr_db
+    return Verdict("SQNR", value, SQNR_FLOOR_DB, parity.samples, None)
+
+
+# ---------------------------------------------------------------- ranking
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """An activation and the nodes around it. ``gain`` is the output's error energy that goes with it, as a
+    share of its signal; ``whole`` is that of the wholly quantised model. ``cost_ms`` is None where nothing
+    was timed.
+    """
+
+    activation: str
+    nodes: tuple[str, ...]
+    gain: float
+    whole: float
+    cost_ms: float | None = None
+    work: float = 0.0
+
+
+def _ranked(ground: Ground, whole: Path) -> list[_Unit]:
+    """The activations worth giving back, best gain per cost first."""
+    units = sorted(_gains(ground), key=lambda u: (-u.gain, u.activation))
+    units = [u for u in units if u.gain > 0 and u.nodes][:CANDIDATES]
+    medians = ground.time([whole, *(ground.write(u.nodes) for u in units)]) if units else None
+    if medians is not None:
+        timed = [replace(u, cost_ms=ms - medians[0]) for u, ms in zip(units, medians[1:], strict=True)]
+        # differences below a fiftieth of the whole are this run's noise
+        return sorted(timed, key=lambda u: -u.gain / max(u.cost_ms or 0.0, 0.02 * medians[0]))
+    work = {layer.node: _work(ground.original, layer) for layer in layers(ground.original)}
+    weighed = [replace(u, work=sum(work.get(n, 0.0) for n in u.nodes)) for u in units]
+    return sorted(weighed, key=lambda u: -u.gain / max(u.work, 1.0))
+
+
+def _gains(ground: Ground) -> list[_Unit]:
+    """What leaving each activation unrounded gains at the outputs, all others rounded."""
+    held = simulate.quantised_activations(ground.recovered, ground.ranges, only=ground.only)
+    fake = simulate.fake_quantised(ground.recovered, held, ground.ranges, ground.symmetric, switches=True)
+    runner = simulate.session(fake, ground.threads)
+    probes = list(itertools.islice(ground.validation(), PROBES))
+    truth = _outputs(ground.original, probes, ground.threads)
+    names = [o.name for o in runner.get_outputs()]
+    switches = [f"{simulate.SWITCH}{k}" for k in range(len(held))]
+
+    def error(off: int | None) -> float:
+        settings = {s: np.array([k != off]) for k, s in enumerate(switches)}
+        made = [dict(zip(names, runner.run(names, {**p, **settings}), strict=True)) for p in probes]
+        return _error(truth, made)
+
+    whole = error(None)
+    around = _around(ground)
+    return [_Unit(name, around[name], whole - error(place), whole) for place, name in enumerate(held)]
+
+
+def _around(ground: Ground) -> dict[str, tuple[str, ...]]:
+    """The nodes that make and read each activation; of a graph where only some are quantised, only those."""
+    found: dict[str, list[str]] = {}
+    for node in ground.recovered.graph.node:
+        if ground.only is not None and node.name not in ground.only:
+            continue
+        for name in {*node.input, *node.output}:
+            found.setdefault(name, []).append(node.name)
+    # A Relu or Clip is part of what is before it.
+    makers = {out: node for node in ground.recovered.graph.node for out in node.output}
+    for name, nodes in found.items():
+        maker = makers.get(name)
+        if maker is not None and maker.op_type in {"Relu", "Clip"}:
+            before = makers.get(maker.input[0])
+            nodes += [before.name] if before is not None else []
+    return {name: tuple(n for n in dict.fromkeys(nodes) if n) for name, nodes in found.items()}
+
+
+def _marked(units: Sequence[_Unit], losses: Sequence[LayerLoss]) -> tuple[LayerLoss, ...]:
+    """The losses with the gain and cost of the activation that each layer makes, or else reads."""
+    best: dict[str, _Unit] = {}
+    for unit in units:
+        for node in unit.nodes:
+            if node not in best or unit.gain > best[node].gain:
+                best[node] = unit
+    told = []
+    for loss in losses:
+        mine = best.get(loss.node)
+        if mine is None:
+            told.append(loss)
+            continue
+        gain_db = 10 * math.log10(max(mine.whole, 1e-30) / max(mine.whole - mine.gain, 1e-30))
+        note = f"with {', '.join(n for n in mine.nodes if n != loss.node) or 'nothing else'}"
+        if mine.cost_ms is None:
+            note += "; its cost is its share of the weights: nothing could be timed here"
+        told.append(msgspec.structs.replace(loss, output_gain_db=gain_db, cost_ms=mine.cost_ms, note=note))
+    return tuple(told)
+
+
+def _work(model: Any, layer: Any) -> float:
+    weight = next(i for i in model.graph.initializer if i.name == layer.weight)
+    return float(np.prod(weight.dims))
+
+
+def _outputs(model: Any, probes: Sequence[Arrays], threads: int) -> list[dict[str, Any]]:
+    runner = simulate.session(model, threads)
+    names = [o.name for o in runner.get_outputs()]
+    return [dict(zip(names, runner.run(names, dict(s)), strict=True)) for s in probes]
+
+
+def _error(truth: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]]) -> float:
+    """Error energy over signal energy, summed over outputs (each on its own scale)."""
+    total = 0.0
+    for name in truth[0]:
+        a = np.concatenate([np.asarray(t[name], np.float64).ravel() for t in truth])
+        b = np.concatenate([np.asarray(f[name], np.float64).ravel() for f in found])
+        total += float(((a - b) ** 2).sum() / max(float((a**2).sum()), 1e-30))
+    return total
