@@ -13,7 +13,7 @@ from edgekiln.cache import step
 from edgekiln.compile.isolate import Converters
 from edgekiln.compile.passes import Step, apply
 from edgekiln.compile.quantise.static import precisions
-from edgekiln.compile.recipes import LEFT_TO_TARGET, needs_calibration, recipe
+from edgekiln.compile.recipes import LEFT_TO_TARGET, needs_calibration, recipe, unaligned
 from edgekiln.compile.targets import TARGETS, Conversion, dialect
 from edgekiln.compile.workshop import Workshop, tools
 from edgekiln.devices import Device
@@ -50,7 +50,7 @@ def plan(
     rows = []
     for name in takes if recipes is None else dict.fromkeys(recipes):
         reason = ""
-        if name not in takes and not (static and name.startswith("int8-static")):
+        if unaligned(name) not in takes and not (static and name.startswith("int8-static")):
             reason = f"{target} has no such recipe; it takes {', '.join(takes)}"
         elif name == "bf16" and not BF16[target] & set(device.features):
             reason = f"{device.name} is not known to compute in bfloat16 by {target}"
@@ -122,7 +122,7 @@ def _variant(shop: Workshop, which: Recipe, form: str) -> tuple[Path, Variant]:
         for number, one in enumerate(which.passes):
             made = into / f"{number}.onnx"
             path, report = apply(Step(one, shop, form, path, made, origin))
-            origin = path if one.name == "equalise" else origin
+            origin = path if one.name in {"align", "equalise"} else origin
             reports.append(report)
         final = into / f"graph{path.suffix}"
         if path == shop.graph:

@@ -222,12 +222,14 @@ def tune(
     changes = space(contender.artifact, threads)
     if not changes:
         return Found(options={}, trials=())
-    timer = _timer(contender, inputs, threads, command)
+    timed = timer(contender, inputs, threads, command)
     same = _same(contender, inputs, threads)
-    return search(contender.artifact.id, changes, timer, same, seconds)
+    return search(contender.artifact.id, changes, timed, same, seconds)
 
 
-def _timer(contender: Contender, inputs: Arrays, threads: int, command: Sequence[str]) -> Timer:
+def timer(contender: Contender, inputs: Arrays, threads: int, command: Sequence[str] = WORKER) -> Timer:
+    """The timer of this machine: each change of ``contender`` in a fresh process, all alternated."""
+
     def timed(changes: Sequence[Options], seconds: float, loaded: bool) -> Sequence[Blocks]:
         contenders = [
             msgspec.structs.replace(contender, id=str(i), artifact=with_options(contender.artifact, change))
