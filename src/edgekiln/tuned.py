@@ -30,7 +30,9 @@ def tuned(
     seconds: float,
     store: Path,
 ) -> tuple[list[Made], tuple[Trial, ...]]:
-    """``made`` with the options that paid on this machine, and all that was tried, within ``seconds``.
+    """``made`` with the options that paid on this machine, and all that was tried.
+
+    Each search samples for ``seconds`` at most; loading its processes comes on top.
 
     Only artifacts of this machine that meet ``budget`` by the first timing are tuned, the best ``MOST``.
     """
@@ -38,9 +40,7 @@ def tuned(
     trials: list[Trial] = []
     done = list(made)
     for m in best:
-        # Whole seconds in the key: the share must not depend on how a division is rounded.
-        share = max(1, round(seconds / len(best)))
-        found = _found(m, sample, threads, share, store)
+        found = _found(m, sample, threads, seconds, store)
         trials += found.trials
         place = next(i for i, other in enumerate(done) if other is m)
         done[place] = replace(m, artifact=with_options(m.artifact, found.options))
@@ -68,13 +68,13 @@ def _latency(proofs: Sequence[Proof], name: str | None) -> float | None:
     return next((p.value("latency_p50_ms") for p in proofs if p.artifact.id == name), None)
 
 
-def _found(m: Made, sample: Arrays, threads: int, seconds: int, store: Path) -> Found:
+def _found(m: Made, sample: Arrays, threads: int, seconds: float, store: Path) -> Found:
     contender = Contender(
         id=m.artifact.id, folder=str(m.folder), artifact=m.artifact, engine=m.artifact.engine
     )
 
     def produce(into: Path) -> Found:
-        return tune(contender, sample, threads, float(seconds))
+        return tune(contender, sample, threads, seconds)
 
     key = [m.artifact.id, m.artifact.files, m.artifact.options, threads, seconds, fingerprint()]
     _, found, _ = step(store, "tuning", key, Found, produce)

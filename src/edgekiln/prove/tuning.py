@@ -13,7 +13,6 @@ import contextlib
 import math
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -92,15 +91,13 @@ def search(
     timer: Timer,
     same: Callable[[Options], bool],
     seconds: float,
-    clock: Callable[[], float] = time.monotonic,
 ) -> Found:
-    """The best of ``changes`` and their union for artifact ``name``, within about ``seconds``.
+    """The best of ``changes`` and their union for artifact ``name``, in ``seconds`` of sampling at most.
 
     ``same`` says whether the outputs stay what they are with a change; it is asked of what would be taken
-    alone. No run begins that ``seconds`` leave no time for, judged by what the runs so far cost beyond
-    their sampling. Pure but for ``timer``, ``same`` and ``clock``.
+    alone. Loading the contenders of the three runs comes on top. Pure but for ``timer`` and ``same``.
     """
-    course = _Course(name, timer, seconds, clock)
+    course = _Course(name, timer, seconds)
     screened = course.run("screen", changes)
     order = sorted((r.value, i) for i, r in enumerate(screened) if r is not None and r.value < FASTER)
     best = [changes[i] for _, i in order[:MOST_CONFIRMED]]
@@ -144,24 +141,17 @@ def _bears(ratio: Ratio) -> bool:
 
 
 class _Course:
-    """One search under way: its clock and its rows."""
+    """One search under way, and its rows."""
 
-    def __init__(self, name: str, timer: Timer, seconds: float, clock: Callable[[], float]) -> None:
-        self._name, self._timer, self._seconds, self._clock = name, timer, seconds, clock
-        self._started, self._overhead = clock(), 0.0
+    def __init__(self, name: str, timer: Timer, seconds: float) -> None:
+        self._name, self._timer, self._seconds = name, timer, seconds
         self._trials: list[Trial] = []
 
     def run(self, stage: str, changes: Sequence[Options]) -> list[Ratio | None]:
         """Each change against none, in one run; None where it gave nothing. Rows for all."""
-        began = self._clock()
-        left = self._seconds - (began - self._started) - self._overhead
-        sampling = min(SHARES[stage] * self._seconds, left)
-        if not changes or sampling <= 0:
-            why = "no time was left to try it"
-            self._trials += [self._row(stage, c, None, why) for c in changes]
-            return [None] * len(changes)
-        base, *others = self._timer([{}, *changes], sampling, stage == "loaded")
-        self._overhead = max(0.0, self._clock() - began - sampling)
+        if not changes:
+            return []
+        base, *others = self._timer([{}, *changes], SHARES[stage] * self._seconds, stage == "loaded")
         ratios = [ratio_of_medians(b, base) if len(b) and len(base) else None for b in others]
         self._trials += [
             self._row(stage, c, r, "" if r else "it could not run")
@@ -217,7 +207,7 @@ def tune(
 ) -> Found:
     """Search the options of ``contender`` on ``inputs`` (one call's named arrays), fresh processes all.
 
-    What each run costs to load its processes comes out of ``seconds`` too, the first run's aside.
+    ``seconds`` are of sampling: what loading the processes of three runs takes comes on top.
     """
     changes = space(contender.artifact, threads)
     if not changes:
