@@ -3,10 +3,10 @@ PYTHON_IN_VENV := .venv/bin/python
 BENCHMARKS = $(sort $(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo everywhere test check bench docs constraints clean
+.PHONY: help setup demo everywhere test check bench bench-quantisation docs constraints clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 setup: ## make .venv with everything that the targets below need
 	@scripts/setup.sh
@@ -31,6 +31,9 @@ check: setup ## lint, formatting, types, import rules
 bench: setup ## run every benchmark, one after the other
 	$(if $(BENCHMARKS),,$(error benchmarks/ holds no .py file))
 	@set -e; for file in $(BENCHMARKS); do echo "== $$file"; $(PYTHON_IN_VENV) $$file; done
+
+bench-quantisation: setup ## compare quantisers on eight models: an hour, and it installs Debian's photographs
+	@scripts/bench_quantisation.sh
 
 docs: setup ## build the documentation into site/
 	.venv/bin/mkdocs build --strict

@@ -46,7 +46,8 @@ def test_a_build_writes_a_report_a_decision_the_evidence_and_a_bundle_for_each_d
     assert decision.met
     assert [c.device for c in decision.choices] == ["host", "jetson-orin-nano-8gb"]
     bundles = {c.bundle for c in decision.choices}
-    assert set(contents(digit_build)) == {"report.html", "decision.json", "evidence.json", *bundles}
+    files = {"report.html", "decision.json", "evidence.json", "calibration.npz"}
+    assert set(contents(digit_build)) == {*files, *bundles}
 
 
 def test_every_recipe_of_every_target_is_a_proof_or_a_row_with_its_reason(digit_build: Path) -> None:

@@ -7,10 +7,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-OURS = ("edgekiln minmax", "edgekiln percentile 99.99", "edgekiln mse")
+OURS = ("edgekiln minmax", "edgekiln percentile 99.99", "edgekiln mse", "edgekiln entropy")
 THEIRS = ("ONNX Runtime MinMax", "ONNX Runtime Percentile", "ONNX Runtime Entropy", "NNCF")
 RECIPES = dict(
-    zip(OURS, ("int8-static-minmax", "int8-static-percentile-99.99", "int8-static-mse"), strict=True)
+    zip(
+        OURS,
+        ("int8-static-minmax", "int8-static-percentile-99.99", "int8-static-mse", "int8-static-entropy"),
+        strict=True,
+    )
 )
 
 Quantise = Callable[[Path], Path]

@@ -20,11 +20,13 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 @dataclass(frozen=True)
 class Finished:
     """``peak_tree_bytes`` is the largest sum of resident memory over the process and its descendants, looked
-    at every SAMPLE_SECONDS; pages that several of them share count in each. ``stopped`` says why this
+    at every SAMPLE_SECONDS; pages that several of them share count in each. ``peak_process_bytes`` is the
+    largest peak that the kernel kept of one of them, as it was at the last look. ``stopped`` says why this
     program killed it, and is empty where it ended by itself."""
 
     seconds: float
     peak_tree_bytes: int
+    peak_process_bytes: int
     exit_code: int
     stdout: str
     stderr: str
@@ -57,7 +59,7 @@ def run(
             start_new_session=True,
         )
         try:
-            peak, stopped = _watch(child, started + limit_seconds, limit_bytes)
+            peak, most, stopped = _watch(child, started + limit_seconds, limit_bytes)
         finally:
             _end(child)
         seconds = time.perf_counter() - started
@@ -65,21 +67,22 @@ def run(
         for file in (out, errors):
             file.seek(0)
             texts.append(file.read().decode(errors="replace"))
-    return Finished(seconds, peak, child.returncode, texts[0], texts[1], stopped)
+    return Finished(seconds, peak, most, child.returncode, texts[0], texts[1], stopped)
 
 
-def _watch(child: subprocess.Popen[bytes], deadline: float, limit_bytes: int | None) -> tuple[int, str]:
-    peak = 0
+def _watch(child: subprocess.Popen[bytes], deadline: float, limit_bytes: int | None) -> tuple[int, int, str]:
+    """The peaks of the tree and of one process in it, and why the child has to end."""
+    peak = most = 0
     while True:
-        used = tree_bytes(child.pid)
-        peak = max(peak, used)
+        used, one = tree_memory(child.pid)
+        peak, most = max(peak, used), max(most, one)
         if limit_bytes is not None and used > limit_bytes:
-            return peak, f"stopped at this benchmark's limit of {limit_bytes / 1e9:.1f} GB of memory"
+            return peak, most, f"stopped at this benchmark's limit of {limit_bytes / 1e9:.1f} GB of memory"
         if time.perf_counter() > deadline:
-            return peak, "stopped at this benchmark's limit of time"
+            return peak, most, "stopped at this benchmark's limit of time"
         try:
             child.wait(SAMPLE_SECONDS)
-            return peak, ""
+            return peak, most, ""
         except subprocess.TimeoutExpired:
             continue
 
@@ -91,8 +94,9 @@ def _end(child: subprocess.Popen[bytes]) -> None:
         child.wait()
 
 
-def tree_bytes(pid: int) -> int:
-    """Resident bytes of ``pid`` and all its descendants, now; 0 where there is no such process."""
+def tree_memory(pid: int) -> tuple[int, int]:
+    """Resident bytes of ``pid`` and all its descendants, now, and the most that one of them ever had; 0 where
+    there is no such process."""
     parents: dict[int, list[int]] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -101,23 +105,29 @@ def tree_bytes(pid: int) -> int:
         except OSError:
             continue
         parents.setdefault(int(fields[1]), []).append(int(folder.name))
-    total, todo = 0, [pid]
+    total, most, todo = 0, 0, [pid]
     while todo:
         one = todo.pop()
         todo += parents.get(one, [])
         try:
             total += int(Path(f"/proc/{one}/statm").read_text().split()[1]) * _PAGE_BYTES
+            most = max(most, memory_bytes("VmHWM", str(one)))
         except (OSError, IndexError):
             continue
-    return total
+    return total, most
 
 
 def own_memory_bytes(key: str) -> int:
     """``VmRSS`` (now) or ``VmHWM`` (the most so far) of this process, exact, from the kernel."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+    return memory_bytes(key, "self")
+
+
+def memory_bytes(key: str, pid: str) -> int:
+    """The same of another process. Raises OSError where it is gone."""
+    for line in Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines():
         if line.startswith(f"{key}:"):
             return int(line.split()[1]) * 1024
-    raise OSError(f"/proc/self/status does not say {key}")
+    raise OSError(f"/proc/{pid}/status does not say {key}")
 
 
 def wall_seconds(command: Sequence[str]) -> float:

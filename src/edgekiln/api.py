@@ -22,6 +22,7 @@ def build(
     devices: tuple[str, ...] | list[str] = ("host",),
     data: str | Path | None = None,
     holdout: str | Path | None = None,
+    calibration: str | Path | None = None,
     eval: str | Path | None = None,
     labels: str | Path | None = None,
     weights: str | Path | None = None,
@@ -51,6 +52,7 @@ def build(
     changes = [
         data,
         holdout,
+        calibration,
         eval,
         labels,
         weights,
@@ -85,6 +87,7 @@ def build(
             devices=tuple(devices),
             data=_text(data),
             holdout=_text(holdout),
+            calibration=_text(calibration),
             eval=_text(eval),
             out=str(out),
             preprocess=preprocess,

@@ -26,7 +26,7 @@ def float_reference(intake: Intake, threads: int, limit_bytes: int = KEPT_BYTES)
 
     ``limit_bytes`` bounds each stream that is kept in memory: a build of several sizes has several.
     """
-    runner = _float_runner(intake, threads)
+    runner = float_runner(intake, threads)
     data = intake.evaluation
     return reference(
         intake.model.task,
@@ -47,7 +47,7 @@ def normalisation_warning(intake: Intake, threads: int, cache: Path) -> tuple[st
     def produce(into: Path) -> _Warnings:
         pictures = [s for s in data.samples if not is_tensor(s)]  # tensors come normalised
         shown = msgspec.structs.replace(data, samples=tuple(pictures))
-        runner, name = _float_runner(intake, threads), intake.model.signature.inputs[0].name
+        runner, name = float_runner(intake, threads), intake.model.signature.inputs[0].name
         others = [(n, normalised(own, n)) for n in COMMON if own.dtype == "float32"]
         sentence = better_normalisation(
             intake.model,
@@ -62,7 +62,8 @@ def normalisation_warning(intake: Intake, threads: int, cache: Path) -> tuple[st
     return found.sentences
 
 
-def _float_runner(intake: Intake, threads: int) -> Runner:
+def float_runner(intake: Intake, threads: int) -> Runner:
+    """The float model as it came in, opened in ONNX Runtime."""
     plain = float_artifact(intake.model.path, "float")
     return open_engine("onnxruntime", plain, intake.folder, threads)
 

@@ -99,8 +99,9 @@ def take_in(job: Job, cache: Path) -> Intake:
         warnings += _overlap(calibration, evaluation, "labelled", "accuracy")
     if holdout is None:
         warnings.append(
-            "no data was given: nothing can be calibrated, accuracy is not known, and parity rests on "
-            f"{RANDOM_SAMPLES} random inputs; give --data with pictures like those of the field"
+            f"no data was given: {'' if job.calibration else 'nothing can be calibrated, '}accuracy is not "
+            f"known, and parity rests on {RANDOM_SAMPLES} random inputs; give --data with pictures like "
+            "those of the field"
         )
     if len(sizes) < 2:
         return Intake(folder, model, calibration, evaluation, holdout, tuple(warnings))

@@ -4,6 +4,7 @@ name = "my-model"
 devices = ["host", "jetson-orin-nano-8gb"]
 data = "photos/"              # calibration; relative paths are relative to this file
 holdout = "more-photos/"      # optional: agreement is judged here; else a quarter of data is kept back
+calibration = "calibration.npz"  # optional: ranges of an earlier build, used instead of observing data
 eval = "labelled/"            # optional: class folders, or a CSV with path,label
 out = "build/my-model"
 
@@ -20,6 +21,7 @@ sizes = [224, "320x416"]      # several input sizes from one build: HEIGHTxWIDTH
 [search]                      # targets, recipes, threads, samples
 tune_seconds = 20             # search this machine's engine options for so long; 0 (the default) does not
 convert_seconds = 1200        # a conversion that takes longer is ended: a row in the report
+calibrate_processes = 1       # more observe samples side by side, each with a model of its own in memory
 convert_memory_mb = 8000      # and one that takes more; left out: four fifths of the machine's memory
 """
 
@@ -42,6 +44,7 @@ MAX_FIGURE = 1e15
 MAX_SIDE = 16384
 MAX_SIZES = 16
 MAX_TUNE_SECONDS = 3600.0
+MAX_PROCESSES = 64
 
 Size: TypeAlias = tuple[int, int]
 """Height and width in pixels."""
@@ -91,6 +94,7 @@ class SearchOrder(Record, frozen=True, kw_only=True):
     tune_seconds: float = 0.0
     convert_seconds: float = 1200.0
     convert_memory_mb: float | None = None
+    calibrate_processes: int = 1
 
 
 class Job(Record, frozen=True, kw_only=True):
@@ -101,6 +105,7 @@ class Job(Record, frozen=True, kw_only=True):
     name: str | None = None
     data: str | None = None
     holdout: str | None = None
+    calibration: str | None = None
     eval: str | None = None
     out: str = "edgekiln-out"
     preprocess: Preprocess | None = None
@@ -170,6 +175,9 @@ def check(job: Job, where: object) -> None:
     if not 0 <= job.search.tune_seconds <= MAX_TUNE_SECONDS:
         why = f"tune_seconds = {job.search.tune_seconds} is not from 0 to {MAX_TUNE_SECONDS:g}"
         raise BadInput("reading", where, why, "20 is enough for most; 0 switches tuning off")
+    if not 1 <= job.search.calibrate_processes <= MAX_PROCESSES:
+        why = f"calibrate_processes must be 1 to {MAX_PROCESSES}"
+        raise BadInput("reading", where, why, "Leave it out, or give the number of spare cores")
     if job.search.samples < 1:
         raise BadInput("reading", where, "samples must be at least 1", "Give --samples 1 or more")
 

@@ -387,7 +387,11 @@ class Decision(Record, frozen=True, kw_only=True):
 
 
 class Build(Record, frozen=True, kw_only=True):
-    """Everything a build found out: ``evidence.json``, and all that the report shows."""
+    """Everything a build found out: ``evidence.json``, and all that the report shows.
+
+    ``calibration_checks``: what is known of the data and activations that ranges were found on; what failed
+    is among the warnings too.
+    """
 
     edgekiln: str
     model: Model
@@ -401,6 +405,7 @@ class Build(Record, frozen=True, kw_only=True):
     environment: dict[str, Scalar]
     decision: Decision
     tuning: tuple[Trial, ...] = ()
+    calibration_checks: tuple[Check, ...] = ()
 
 
 # ---------------------------------------------------------------- what ships

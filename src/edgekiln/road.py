@@ -23,13 +23,14 @@ from edgekiln.bundle import SUFFIX
 from edgekiln.bundle import app as app_code
 from edgekiln.bundle.pack import pack
 from edgekiln.cache import default_root, step
+from edgekiln.calibrated import Given, calibration, check_file, given, told_and_kept
 from edgekiln.choose import choose
 from edgekiln.compile.graph import optimise
 from edgekiln.compile.isolate import Converters, Limits
-from edgekiln.compile.make import make, matmul_share, plan
+from edgekiln.compile.make import DROP, make, matmul_share, plan
 from edgekiln.compile.sizes import Workshops, make_sizes
 from edgekiln.compile.targets import TARGETS, Target
-from edgekiln.compile.workshop import Calibration, Workshop
+from edgekiln.compile.workshop import Workshop
 from edgekiln.devices import Device, load
 from edgekiln.errors import BadInput, EdgekilnError, MachineFault, did_you_mean
 from edgekiln.files import check_space, disk_errors, sha256_file, write_bytes, write_json
@@ -102,10 +103,11 @@ def build(
     unfit = fitness()  # before our own work loads the machine
     say.expect(5 if job.search.tune_seconds else 4)
     with say.step("read the model and the data"):
-        intake = take_in(job, store)
+        intake, order = take_in(job, store), given(job)
     with say.step("optimise the graph"):
-        shop, passes = _shop(intake, store, threads)
-        several, passes = _several(intake, store, threads) if intake.sizes else (None, passes)
+        shop, passes = _shop(intake, store, threads, order)
+        several, passes = _several(intake, store, threads, order) if intake.sizes else (None, passes)
+        check_file(order, shop if several is None else several.flexible)
     with say.step("run the float model over the data"):
         against, others = _references(intake, threads)
         warnings = [*intake.warnings, *normalisation_warning(intake, threads, store)]
@@ -121,6 +123,9 @@ def build(
         if any(t.taken for t in tuning):  # the options ship with the figures that they give
             timings = _timed(made, intake, threads, job.search.samples, store, unfit)
     warnings = [*(f"this machine: {sentence}" for sentence in timings.unfit), *warnings]
+    base = shop if several is None else several.flexible
+    checks = told_and_kept(intake, base, (m.artifact for m in made), threads, out)
+    warnings += [c.detail for c in checks if c.passed is False]
     proofs, more = proofs_of(made, timings, where)
     too_few = sample_warning((m.judged for m in made), against, job.budget.max_drop)
     warnings += [too_few] if too_few else []
@@ -143,6 +148,7 @@ def build(
         failures=tuple(failures),
         warnings=tuple(warnings),
         environment=where,
+        calibration_checks=checks,
         decision=Decision(model=intake.model.name, budget=budget, choices=choices),
         tuning=tuning,
     )
@@ -153,14 +159,17 @@ def build(
 # ---------------------------------------------------------------- stations
 
 
-def _shop(intake: Intake, store: Path, threads: int) -> tuple[Workshop, tuple[PassReport, ...]]:
+def _shop(intake: Intake, store: Path, threads: int, order: Given) -> tuple[Workshop, tuple[PassReport, ...]]:
     """The workshop of one size: a static graph. Its name is its own hash: two sizes are two graphs."""
     shapes = {i.name: tuple(i.shape) for i in intake.model.signature.inputs}
     graph, passes = _optimised(intake, store, shapes, (intake,))
-    return Workshop(graph, sha256_file(graph), _calibration(intake), store, threads, intake.model), passes
+    data = calibration(intake, order)
+    return Workshop(graph, sha256_file(graph), data, store, threads, intake.model), passes
 
 
-def _several(intake: Intake, store: Path, threads: int) -> tuple[Workshops, tuple[PassReport, ...]]:
+def _several(
+    intake: Intake, store: Path, threads: int, order: Given
+) -> tuple[Workshops, tuple[PassReport, ...]]:
     """The workshops of all sizes. The symbolic graph's ranges are found on samples of the base size."""
     base = intake.sizes[0]
     layout = image_layout(intake.model.signature.inputs[0])
@@ -169,14 +178,15 @@ def _several(intake: Intake, store: Path, threads: int) -> tuple[Workshops, tupl
     for spec in intake.model.signature.inputs:
         shapes[spec.name] = (*spec.shape[:first], "height", "width", *spec.shape[first + 2 :])
     graph, passes = _optimised(intake, store, shapes, [intake.at(size) for size in intake.sizes])
-    data = _calibration(intake)
+    data = calibration(intake, order)
     if data is not None:
-        data = replace(data, remark=f"of {size_text(base)}, the base size alone")
+        remark = "; ".join(filter(None, (data.remark, f"of {size_text(base)}, the base size alone")))
+        data = replace(data, remark=remark)
     flexible = Workshop(graph, sha256_file(graph), data, store, threads, intake.model, intake.sizes)
 
     @functools.cache
     def at(size: Size) -> Workshop:
-        return _shop(intake.at(size), store, threads)[0]
+        return _shop(intake.at(size), store, threads, Given(processes=order.processes))[0]
 
     return Workshops(intake.sizes, flexible, at), passes
 
@@ -204,13 +214,6 @@ def _references(intake: Intake, threads: int) -> tuple[Reference, tuple[tuple[Si
     return float_reference(intake, threads, limit), tuple(others)
 
 
-def _calibration(intake: Intake) -> Calibration | None:
-    data = intake.calibration
-    if data is None:
-        return None
-    return Calibration(lambda: samples(intake, data), len(data.samples), dataset_key(data, intake.model))
-
-
 def _make_and_prove(
     job: Job, devices: Sequence[Device], work: _Work, say: Progress
 ) -> tuple[list[Made], list[Failure]]:
@@ -221,7 +224,7 @@ def _make_and_prove(
         (device, target, name, skip)
         for device in devices
         for target in _targets(device, job, work.targets)
-        for name, skip in plan(device, target, job.search.recipes, share)
+        for name, skip in plan(device, target, job.search.recipes, share, _drop(job))
     ]
     say.expect(2 * sum(not skip for *_, skip in rows))
     for device, target, name, skip in rows:
@@ -349,6 +352,13 @@ def _write(result: Build, out: Path) -> None:
 def _limits(job: Job) -> Limits:
     memory = job.search.convert_memory_mb
     return Limits(job.search.convert_seconds, None if memory is None else round(memory * 1e6))
+
+
+def _drop(job: Job) -> float:
+    """The share of decisions that may change: what the budget says of accuracy, or else of agreement."""
+    if job.budget.max_drop is not None:
+        return job.budget.max_drop
+    return DROP if job.budget.agreement is None else 1 - job.budget.agreement
 
 
 def _check_search(job: Job, targets: Mapping[str, Target]) -> None:

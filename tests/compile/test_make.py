@@ -124,7 +124,8 @@ def test_a_second_time_nothing_is_made_and_no_file_is_touched(digits, tmp_path):
     again = make(shop(digits, tmp_path, data), VNNI, "onnxruntime", "int8-static-mse")
     assert again == first
     assert identities(tmp_path) == before
-    assert data.reads == reads == 1
+    # once for the ranges, once for what each layer loses
+    assert data.reads == reads == 2
 
 
 def test_the_data_are_read_once_for_every_static_recipe_and_dialect(digits, tmp_path):
@@ -132,7 +133,8 @@ def test_the_data_are_read_once_for_every_static_recipe_and_dialect(digits, tmp_
     for device, target in ((VNNI, "onnxruntime"), (JETSON, "tensorrt")):
         for recipe in ("int8-static-minmax", "int8-static-percentile-99.99", "int8-static-mse"):
             make(shop(digits, tmp_path, data), device, target, recipe)
-    assert data.reads == 1
+    # ranges once for all; what the layers lose once per recipe and dialect, on the first samples
+    assert data.reads == 1 + 6
 
 
 def test_other_data_make_another_artifact(digits, tmp_path):
@@ -245,10 +247,12 @@ def test_dynamic_quantisation_is_skipped_for_convolutional_graphs_and_the_share_
     share = matmul_share(digits.graph)
     # 8x8x16x9 and 4x4x32x16x9 multiply-adds in the convolutions, 128x10 in the head.
     assert share == pytest.approx(1280 / (1280 + 9216 + 73728))
-    assert skipped(PC, "onnxruntime", None, share) == {
-        "int8-dynamic": "for matmul-heavy graphs; MatMul and Gemm do 1.5% of this one's work"
-    }
-    assert skipped(PC, "onnxruntime", None, MATMUL_SHARE) == {}
+    why = "for matmul-heavy graphs; MatMul and Gemm do 1.5% of this one's work"
+    products = "int8-static-minmax+round+bias+layers"
+    assert skipped(PC, "onnxruntime", None, share) == {"int8-dynamic": why, products: why}
+    searched = skipped(PC, "onnxruntime", None, MATMUL_SHARE)
+    assert set(searched) == {"int8-static-mse+round+bias", "int8-mixed-0.01"}
+    assert searched["int8-mixed-0.01"].startswith("for graphs of convolutions; MatMul and Gemm do 50.0%")
     assert skipped(PC, "onnxruntime", None, None) == {}
 
 
@@ -276,10 +280,39 @@ def test_only_the_recipes_that_were_asked_for_are_tried():
 def test_another_percentile_can_be_asked_for():
     name = "int8-static-percentile-99.5"
     assert plan(PC, "onnxruntime", [name]) == [(name, "")]
-    assert "no such recipe" in skipped(PC, "openvino", [name])[name]
+    assert plan(PC, "openvino", [name]) == [(name, "")]
+    assert "no such recipe" in skipped(PC, "executorch", [name])[name]
+
+
+def test_the_bound_of_a_mixed_recipe_is_the_budgets():
+    names = [name for name, _ in plan(VNNI, "openvino", None, None, 0.025)]
+    assert "int8-mixed-0.025" in names
+    assert "int8-mixed-0.01" not in names
+
+
+def test_where_a_device_computes_in_bfloat16_mixed_recipes_use_it():
+    able = msgspec.structs.replace(VNNI, features=(*VNNI.features, "amx_bf16"))
+    assert "int8-mixed-0.01+bf16 is tried instead" in skipped(able, "openvino")["int8-mixed-0.01"]
+    assert "not known to compute in bfloat16" in skipped(VNNI, "openvino")["int8-mixed-0.01+bf16"]
 
 
 def test_a_recipe_that_a_target_does_not_have_is_a_row_with_the_reason():
     rows = dict(plan(PC, "onnxruntime", ["fp32", "int8-nncf-mixed"]))
     assert rows["fp32"] == ""
     assert rows["int8-nncf-mixed"].startswith("onnxruntime has no such recipe; it takes fp32, fp16")
+
+
+@pytest.mark.parametrize(
+    ("target", "device", "taken", "refused"),
+    [
+        ("onnxruntime", PC, ["int8-static-entropy", "int8-static-percentile-99.5"], ["a16w8-static-mse"]),
+        ("tensorrt", JETSON, ["int8-static-entropy"], ["a16w8-static-mse"]),
+        ("web", load("browser"), ["int8-static-entropy"], ["a16w8-static-mse"]),
+        ("qnn", load("galaxy-s24"), ["int8-static-entropy", "a16w8-static-mse"], []),
+        ("litert", load("raspberry-pi-5"), [], ["int8-static-entropy", "a16w8-static-mse"]),
+    ],
+)
+def test_any_range_rule_of_a_kind_that_a_target_takes_can_be_asked_for(target, device, taken, refused):
+    rows = dict(plan(device, target, [*taken, *refused]))
+    assert [name for name, reason in rows.items() if not reason] == taken
+    assert all(target in rows[name] for name in refused)

@@ -16,7 +16,7 @@ from edgekiln.errors import ConversionFailed
 from edgekiln.files import sha256_file
 from fakes.trained_digits import TRAINED
 
-RULES = {"minmax": {}, "percentile": {"percentile": 99.99}, "mse": {}}
+RULES = {"minmax": {}, "percentile": {"percentile": 99.99}, "mse": {}, "entropy": {}}
 
 
 @pytest.fixture(scope="module")

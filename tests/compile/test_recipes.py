@@ -33,6 +33,7 @@ def test_what_each_recipe_does():
             ("quantise-static", {"rule": "percentile", "per_channel": True, "percentile": 99.99})
         ],
         "int8-static-mse": [("quantise-static", {"rule": "mse", "per_channel": True})],
+        "int8-static-entropy": [("quantise-static", {"rule": "entropy", "per_channel": True})],
         "int8-dynamic": [("quantise-dynamic", {"per_channel": True})],
         "int8-nncf-performance": [("quantise-nncf", {"preset": "performance"})],
         "int8-nncf-mixed": [("quantise-nncf", {"preset": "mixed"})],
@@ -75,7 +76,8 @@ def test_any_percentile_above_fifty_can_be_named(percentile):
         "",
         "int8",
         "int8-static",
-        "int8-static-entropy",
+        "int8-static-loudest",
+        "a16w8-static-entropy",
         "int8-static-percentile",
         "int8-static-percentile-",
         "int8-static-percentile-50",

@@ -107,6 +107,10 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--input-shape", metavar="1x3x224x224", action="append", default=[])
     bench.add_argument("--threads", type=_count, default=2)
     bench.add_argument("--samples", type=_count, default=200)
+    explain = verb("explain", "show which layers lose most to quantisation, and what was done about each")
+    explain.add_argument("path", metavar="BUNDLE_OR_OUT")
+    explain.add_argument("--all", action="store_true", help="every artifact of a build, not the chosen ones")
+    explain.add_argument("--layers", type=_count, default=12, help="rows, the worst first (default 12)")
     verb("doctor", "show which targets can convert and run here, and how to add the others")
     return top
 
@@ -134,6 +138,7 @@ def _build(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--device", action="append", metavar="NAME", help="repeat for several; default host")
     verb.add_argument("--data", metavar="DIR", help="pictures (or .npz) like those of the field")
     verb.add_argument("--holdout", metavar="DIR", help="others, on which agreement is judged")
+    verb.add_argument("--calibration", metavar="FILE", help="calibration.npz of an earlier build")
     verb.add_argument("--eval", metavar="DIR", help="labelled: class folders, or a CSV with path,label")
     verb.add_argument("--labels", metavar="FILE", help="class names, one a line")
     verb.add_argument("--task", choices=["classification", "tensors"])

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from edgekiln import interrupt
-from edgekiln.cli import show
+from edgekiln.cli import show, show_layers
 from edgekiln.errors import BadInput
 from edgekiln.job import BudgetOrder, Job, ModelOrder, check, load, parse_shape
 from edgekiln.progress import shown
@@ -92,6 +92,15 @@ def bench(given: argparse.Namespace) -> int:
     return 0 if found.a_percentiles and (against is None or found.b_percentiles) else 2
 
 
+def explain(given: argparse.Namespace) -> int:
+    """Print the layers that lose most."""
+    from edgekiln.explanation import explain as look
+
+    found = look(Path(given.path))
+    shown = found if given.all else tuple(e for e in found if e.chosen) or found
+    return _answer(given, shown, lambda these: show_layers.explained(these, given.layers, show.console()))
+
+
 def doctor(given: argparse.Namespace) -> int:
     """Print what this installation can do."""
     from edgekiln.diagnosis import doctor as look
@@ -139,6 +148,7 @@ def _job(given: argparse.Namespace) -> Job:
         devices=None if given.device is None else tuple(given.device),
         data=path(given.data),
         holdout=path(given.holdout),
+        calibration=path(given.calibration),
         eval=path(given.eval),
         out=path(given.out),
     )

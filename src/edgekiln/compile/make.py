@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -13,7 +13,7 @@ from edgekiln.cache import step
 from edgekiln.compile.isolate import Converters
 from edgekiln.compile.passes import Step, apply
 from edgekiln.compile.quantise.static import precisions
-from edgekiln.compile.recipes import LEFT_TO_TARGET, needs_calibration, recipe, unaligned
+from edgekiln.compile.recipes import LEFT_TO_TARGET, at_drop, needs_calibration, recipe, unaligned
 from edgekiln.compile.targets import TARGETS, Conversion, dialect
 from edgekiln.compile.workshop import Workshop, tools
 from edgekiln.devices import Device
@@ -31,33 +31,68 @@ MATMUL_SHARE = 0.5
 MATMUL_ONLY = frozenset({"int8-dynamic", "int8-xnnpack-dynamic"})
 """Recipes that quantise MatMul and Gemm alone."""
 
+DROP = 0.01
+"""The share of decisions that a mixed recipe may change where the budget says nothing."""
 LENT_SAMPLES = 64
 BF16 = {"openvino": frozenset({"avx512_bf16", "amx_bf16"}), "tensorrt": frozenset({"bf16"})}
 """By target, the features of a device with which it computes in bfloat16."""
 
 
 def plan(
-    device: Device, target: str, recipes: Iterable[str] | None, matmul_share: float | None = None
+    device: Device,
+    target: str,
+    recipes: Iterable[str] | None,
+    matmul_share: float | None = None,
+    drop: float = DROP,
 ) -> list[tuple[str, str]]:
     """(recipe, reason to skip it or "") for each recipe that ``target`` tries on ``device``.
 
     ``matmul_share`` is the share of the graph's multiply-adds in MatMul and Gemm, where it is known:
-    dynamic quantisation leaves all others in float, so below a half it is not worth its cost.
-    Of the recipes that were asked for none is left out without a reason; any percentile can be asked for.
+    dynamic quantisation leaves all others in float, so below a half it is not worth its cost. ``drop`` is the
+    bound that mixed recipes hold where none was asked for by name.
+    Of the recipes that were asked for none is left out without a reason; any steps can be asked for.
     """
     takes = TARGETS[target].recipes
-    static = any(name.startswith("int8-static") for name in takes)
+    own = [at_drop(name, drop) for name in takes]
     rows = []
-    for name in takes if recipes is None else dict.fromkeys(recipes):
-        reason = ""
-        if unaligned(name) not in takes and not (static and name.startswith("int8-static")):
-            reason = f"{target} has no such recipe; it takes {', '.join(takes)}"
-        elif name == "bf16" and not BF16[target] & set(device.features):
-            reason = f"{device.name} is not known to compute in bfloat16 by {target}"
-        if name in MATMUL_ONLY and matmul_share is not None and matmul_share < MATMUL_SHARE:
-            reason = f"for matmul-heavy graphs; MatMul and Gemm do {matmul_share:.1%} of this one's work"
+    for name in own if recipes is None else dict.fromkeys(recipes):
+        reason = (
+            ""
+            if unaligned(name) in own or _of_kind(unaligned(name), takes)
+            else (f"{target} has no such recipe; it takes {', '.join(takes)}")
+        )
+        reason = reason or _unfit(name, device, target, matmul_share)
+        if recipes is None and not reason and f"{name}+bf16" in own and _computes_bf16(device, target):
+            reason = f"{name}+bf16 is tried instead: {device.name} computes in bfloat16"
         rows.append((name, reason))
     return rows
+
+
+def _of_kind(name: str, takes: Sequence[str]) -> bool:
+    """Whether ``name`` is of a kind that the target takes with any rule, bound and steps."""
+    kinds = ("int8-static-", "a16w8-static-", "int8-mixed-", "int8-litert-static+", "int8-xnnpack-static+")
+    return any(name.startswith(kind) and any(t.startswith(kind.rstrip("+")) for t in takes) for kind in kinds)
+
+
+def _unfit(name: str, device: Device, target: str, matmul_share: float | None) -> str:
+    """Why a recipe is not tried on this device and graph; "" where nothing speaks against it."""
+    if (name == "bf16" or name.endswith("+bf16")) and not _computes_bf16(device, target):
+        return f"{device.name} is not known to compute in bfloat16 by {target}"
+    if matmul_share is None:
+        return ""
+    said = f"MatMul and Gemm do {matmul_share:.1%} of this one's work"
+    steps = name.split("+")[1:]
+    for_products = name in MATMUL_ONLY or "layers" in steps
+    if for_products and matmul_share < MATMUL_SHARE:
+        return f"for matmul-heavy graphs; {said}"
+    searched = "round" in steps or "bias" in steps or name.startswith("int8-mixed-")
+    if searched and "layers" not in steps and matmul_share >= MATMUL_SHARE:
+        return f"for graphs of convolutions; {said}"
+    return ""
+
+
+def _computes_bf16(device: Device, target: str) -> bool:
+    return bool(BF16.get(target, frozenset()) & set(device.features))
 
 
 def matmul_share(graph: Path) -> float | None:

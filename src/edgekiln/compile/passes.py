@@ -18,8 +18,10 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from edgekiln.cache import step
 from edgekiln.compile.graph import ops
-from edgekiln.compile.quantise.observers import Observation, Ranges, load, observe, ranges, save
+from edgekiln.compile.quantise.observers import Observation, Ranges, load, ranges, save
+from edgekiln.compile.quantise.operators import refuse_quantised, unknown_operators
 from edgekiln.compile.quantise.sensitivity import layer_losses
+from edgekiln.compile.quantise.shards import observe_in_processes
 from edgekiln.compile.quantise.static import (
     DIALECTS,
     layer_nodes,
@@ -32,6 +34,8 @@ from edgekiln.compile.workshop import Calibration, Workshop, tools
 from edgekiln.errors import ConversionFailed
 from edgekiln.files import sha256_file
 from edgekiln.records import LayerLoss, Pass, PassReport, Record
+
+_OF_FLOAT = frozenset({"equalise", "recover", "compress-weights"})
 
 KEEP_BACK = 4
 """A search holds its bound on one calibration sample in so many, which ranges and rounding don't see."""
@@ -86,6 +90,8 @@ def apply(one: Step) -> tuple[Path, PassReport]:
     function = PASSES.get(one.one.name)
     if function is None and one.one.name not in LEFT_TO_TARGET:
         raise ConversionFailed("applying", one.one.name, "no pass has this name", "Check the recipe")
+    if one.one.name in _OF_FLOAT or one.one.name.startswith("quantise-"):
+        refuse_quantised(before, one.path.name)
     made, note, found = (function or _left)(one)
     after = ops(onnx.load(made, load_external_data=False)) if made.suffix == ".onnx" else _ir_ops(made)
     return made, PassReport(
@@ -131,6 +137,8 @@ def _static(one: Step) -> Applied:
     seen = observations(one.shop, ready, data)
     held = quantise_static(ready, seen, rule, one.one.params, dialect, one.into)
     note = f"dialect {one.form}: {len(held)} ranges by {rule} from {samples_text(data)}"
+    if not dialect.hexagon and (unknown := unknown_operators(ready)):
+        note += f"; in float, without a quantised form: {', '.join(f'{k} {n}' for k, n in unknown.items())}"
     return Applied(one.into, note, _losses(one, ready, held))
 
 
@@ -143,7 +151,7 @@ def _losses(one: Step, ready: Path, held: Ranges) -> tuple[LayerLoss, ...]:
     from edgekiln.compile.quantise.simulate import on_grids
 
     dialect, params, shop, data = DIALECTS[one.form], one.one.params, one.shop, _given(one)
-    if dialect.hexagon:
+    if dialect.hexagon or data.ranges_alone:
         return ()
 
     def produce(into: Path) -> _Losses:
@@ -276,6 +284,7 @@ def _mixed(one: Step) -> Applied:
         ranges=held,
         symmetric=dialect.symmetric,
         validation=kept.samples,
+        calibration=fit.samples,
         run=candidates.runner(one.form, shop.threads),
         write=write,
         time=candidates.timer(one.form, shop.threads, next(iter(kept.samples()))),
@@ -354,9 +363,11 @@ def observations(shop: Workshop, graph: Path, data: Calibration) -> dict[str, Ob
     """The activations' observations: one pass over the data for all recipes and dialects of one graph."""
     # Most dialects quantise the shop's own graph, whose hash is its name.
     name = shop.model_sha256 if graph == shop.graph else (_remembered(graph) or sha256_file(graph))
+    if name in data.kept:
+        return dict(data.kept[name])
 
     def produce(into: Path) -> _Observed:
-        seen = observe(graph, data.samples(), shop.threads)
+        seen = observe_in_processes(graph, data.samples(), shop.threads, data.processes)
         save(seen, into / "observations.npz")
         return _Observed(tensors=len(seen))
 

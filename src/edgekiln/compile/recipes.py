@@ -5,8 +5,9 @@ fp16, bf16                    weights and arithmetic in 16 bits, input and outpu
 int8-static-minmax            static INT8, weights per channel, range = all that was seen
 int8-static-percentile-99.99  range = the central 99.99 % of what was seen
 int8-static-mse               range = least squared error at 8 bits
+int8-static-entropy           range = least loss of information (Kullback-Leibler) at 8 bits
 int8-dynamic                  INT8 weights of MatMul and Gemm, activations quantised at run time
-a16w8-static-minmax           as int8-static, but activations in 16 bits
+a16w8-static-minmax           as int8-static, but activations in 16 bits; also -mse and -percentile-99.99
 int8-nncf-mixed               OpenVINO's own quantiser (NNCF), preset mixed; also -performance
 int8-litert-dynamic           LiteRT's own (ai-edge-quantizer): INT8 weights, activations at run time
 int8-litert-weight            INT8 weights, float arithmetic; also int4-litert-dynamic
@@ -51,6 +52,7 @@ KNOWN = (
     "int8-static-minmax",
     "int8-static-percentile-99.99",
     "int8-static-mse",
+    "int8-static-entropy",
     "int8-dynamic",
     "a16w8-static-minmax",
     "int8-nncf-performance",
@@ -100,7 +102,8 @@ ALIGN = {"+align8": 8, "+align16": 16}
 _PERCENTILE = re.compile(r"percentile-(\d{1,2}(?:\.\d{1,6})?|100)")
 _STATIC = re.compile(r"(int8|a16w8)-static-([a-z0-9.-]+)")
 _MIXED = re.compile(r"int8-mixed-(0(?:\.\d{1,4})?)")
-RULES = ("minmax", "mse")
+RULES = ("minmax", "mse", "entropy")
+RECOVERABLE = frozenset({"int8-litert-static", "int8-xnnpack-static"})
 
 
 def recipe(name: str) -> Recipe:
@@ -116,13 +119,8 @@ def recipe(name: str) -> Recipe:
         return Recipe(name=name, passes=(Pass(name="precision", params={"type": name}),))
     if name == "int8-dynamic":
         return Recipe(name=name, passes=(Pass(name="quantise-dynamic", params={"per_channel": True}),))
-    if name in QUANTISE_LITERT:
-        return Recipe(
-            name=name, passes=(Pass(name="quantise-litert", params={"recipe": QUANTISE_LITERT[name]}),)
-        )
-    if name.startswith("int8-xnnpack-") and name in KNOWN:
-        dynamic = name.endswith("-dynamic")
-        return Recipe(name=name, passes=(Pass(name="quantise-xnnpack", params={"dynamic": dynamic}),))
+    if (borrowed := _borrowed(name, base, steps)) is not None:
+        return borrowed
     if name in COMPRESS:
         return Recipe(name=name, passes=(Pass(name="compress-weights", params=COMPRESS[name]),))
     if name.startswith("int8-nncf-") and name in KNOWN:
@@ -146,6 +144,35 @@ def _aligned(name: str, plain: str) -> Recipe:
     return Recipe(name=name, passes=(Pass(name="align", params={"multiple": multiple}), *rest))
 
 
+def _borrowed(name: str, base: str, steps: list[str]) -> Recipe | None:
+    """A recipe of LiteRT's or XNNPACK's own quantiser; a static one may be given a recovered float graph.
+
+    Both take a weight's scale from the largest of its channel, as the recovered weights are laid out.
+    """
+    if base in QUANTISE_LITERT:
+        last = Pass(name="quantise-litert", params={"recipe": QUANTISE_LITERT[base]})
+    elif base.startswith("int8-xnnpack-") and base in KNOWN:
+        last = Pass(name="quantise-xnnpack", params={"dynamic": base.endswith("-dynamic")})
+    else:
+        return None
+    if not steps:
+        return Recipe(name=name, passes=(last,))
+    if base not in RECOVERABLE or steps != [s for s in ("equalise", "round", "bias") if s in steps]:
+        return None
+    return Recipe(name=name, passes=(*_recovery(steps, {"rule": "minmax"}), last))
+
+
+def _recovery(steps: list[str], own: dict[str, Scalar]) -> list[Pass]:
+    """The passes on the float graph that ``steps`` ask for."""
+    found = []
+    if "equalise" in steps:
+        found.append(Pass(name="equalise", params={"alpha": 0.5}))
+    if {"round", "bias"} & set(steps):
+        wanted: dict[str, Scalar] = {"round": "round" in steps, "bias": "bias" in steps}
+        found.append(Pass(name="recover", params={**own, **wanted}))
+    return found
+
+
 def _static_recipe(name: str, base: str, steps: list[str]) -> Recipe | None:
     """A static or mixed recipe with its steps; None where ``name`` is neither, or says a step twice."""
     static, mixed = _STATIC.fullmatch(base), _MIXED.fullmatch(base)
@@ -156,20 +183,19 @@ def _static_recipe(name: str, base: str, steps: list[str]) -> Recipe | None:
     rule: dict[str, Scalar] | None = {"rule": own_rule} if static is None else _rule(static[2])
     if rule is None or (static is not None and static[1] == "a16w8" and "layers" in steps):
         return None
+    if rule["rule"] == "entropy" and static is not None and static[1] == "a16w8":
+        return None  # with more levels than the histogram has bins it would be minmax by another name
     bits = 16 if static is not None and static[1] == "a16w8" else 8
     own: dict[str, Scalar] = {**rule, "activation_bits": bits} if bits != 8 else rule
-    found = []
-    if "equalise" in steps:
-        found.append(Pass(name="equalise", params={"alpha": 0.5}))
     chosen: dict[str, Scalar] = {"layers": True} if "layers" in steps else {}
-    wanted: dict[str, Scalar] = {"round": "round" in steps, "bias": "bias" in steps}
-    if {"round", "bias"} & set(steps) and mixed is None:
-        found.append(Pass(name="recover", params={**own, **wanted, **chosen}))
+    # A search recovers what it quantises itself, on a part of the data.
+    before = steps if mixed is None else [s for s in steps if s == "equalise"]
+    found = _recovery(before, {**own, **chosen})
     last = "quantise-static" if mixed is None else "quantise-mixed"
-    # A search recovers what it quantises itself: layers that stay float keep their own weights.
-    bound: dict[str, Scalar] = (
-        {} if mixed is None else {"drop": float(mixed[1]), **_all_unless(steps, wanted)}
-    )
+    wanted: dict[str, Scalar] = {"round": "round" in steps, "bias": "bias" in steps}
+    bound: dict[str, Scalar] = {}
+    if mixed is not None:
+        bound = {"drop": float(mixed[1]), **_all_unless(steps, wanted)}
     found.append(Pass(name=last, params={**own, "per_channel": True, **chosen, **bound}))
     if "bf16" in steps:
         found.append(Pass(name="arithmetic", params={"type": "bf16"}))
@@ -189,10 +215,18 @@ def _rule(text: str) -> dict[str, Scalar] | None:
     return {"rule": text} if text in RULES else None
 
 
+def at_drop(name: str, drop: float) -> str:
+    """``name`` with the bound of a mixed recipe set to ``drop``; any other name as it is."""
+    base, *steps = name.split("+")
+    if not _MIXED.fullmatch(base):
+        return name
+    return "+".join([f"int8-mixed-{min(max(drop, 0.0001), 0.9999):.4f}".rstrip("0").rstrip("."), *steps])
+
+
 def needs_calibration(which: Recipe) -> bool:
     """Whether any pass finds its ranges on data."""
     return any(
-        p.name in {"quantise-static", "quantise-mixed", "quantise-nncf"}
+        p.name in {"equalise", "recover", "quantise-static", "quantise-mixed", "quantise-nncf"}
         or (p.name == "quantise-litert" and str(p.params["recipe"]).startswith("static"))
         or (p.name == "quantise-xnnpack" and not p.params["dynamic"])
         for p in which.passes

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
+from edgekiln.compile.quantise.histogram import Observation
 from edgekiln.records import Model
 
 TOOLS = (
@@ -35,13 +36,19 @@ TOOLS = (
 class Calibration:
     """Samples to find ranges on, as often as asked for; ``sha256`` names them in the cache.
 
-    ``remark`` is what a reader of the ranges should know of the samples (their size, of several).
+    ``remark`` is what a reader of the ranges should know of the samples (their size, of several). ``kept``
+    holds observations of an earlier run by the hash of their graph: that graph is not observed again.
+    ``ranges_alone``: there are no samples beside them, and asking for some raises ConversionFailed.
+    ``processes`` observe at a time.
     """
 
     samples: Callable[[], Iterable[dict[str, NDArray[Any]]]]
     n: int
     sha256: str
     remark: str = ""
+    kept: Mapping[str, Mapping[str, Observation]] = field(default_factory=dict)
+    ranges_alone: bool = False
+    processes: int = 1
 
 
 @dataclass(frozen=True)

@@ -117,13 +117,13 @@ def scatter(
     body = (
         _grid(x, x_axis, y, y_axis, area, narrow),
         "".join(_shade(box) for box in broken),
-        _lines(limits, "limit"),
-        _lines(front, "frontline"),
-        _lines(whiskers, "whisker"),
+        lines(limits, "limit"),
+        lines(front, "frontline"),
+        lines(whiskers, "whisker"),
         _labels(points, x, y, area, narrow, [*front, *whiskers, *limits]),
         _points(points, x, y),
     )
-    return _svg(width, height, "".join(body), key, "Candidates by cost and quality", description)
+    return svg(width, height, "".join(body), key, "Candidates by cost and quality", description)
 
 
 def _quality_scale(points: Sequence[Point], axis: Axis, area: Box) -> Scale:
@@ -140,13 +140,13 @@ def _quality_scale(points: Sequence[Point], axis: Axis, area: Box) -> Scale:
 def _grid(x: Scale, x_axis: Axis, y: Scale, y_axis: Axis, area: Box, narrow: bool) -> str:
     bottom, right = area.y + area.height, area.x + area.width
     x_ticks, y_ticks = x.ticks(4 if narrow else 9), y.ticks(5)
-    parts = [_lines([(x(tick), area.y, x(tick), bottom) for tick in x_ticks], "grid")]
-    parts.append(_lines([(area.x, y(tick), right, y(tick)) for tick in y_ticks], "grid"))
-    for tick, text in zip(x_ticks, _tick_texts(x_ticks, x_axis.factor), strict=True):
-        parts.append(_text(x(tick), bottom + 18, text, "tick", "middle"))
-    for tick, text in zip(y_ticks, _tick_texts(y_ticks, y_axis.factor), strict=True):
-        parts.append(_text(area.x - 8, y(tick) + 4, text, "tick", "end"))
-    parts.append(_text(area.x + area.width / 2, bottom + 42, escape(x_axis.title), "axis", "middle"))
+    parts = [lines([(x(tick), area.y, x(tick), bottom) for tick in x_ticks], "grid")]
+    parts.append(lines([(area.x, y(tick), right, y(tick)) for tick in y_ticks], "grid"))
+    for tick, shown in zip(x_ticks, _tick_texts(x_ticks, x_axis.factor), strict=True):
+        parts.append(text(x(tick), bottom + 18, shown, "tick", "middle"))
+    for tick, shown in zip(y_ticks, _tick_texts(y_ticks, y_axis.factor), strict=True):
+        parts.append(text(area.x - 8, y(tick) + 4, shown, "tick", "end"))
+    parts.append(text(area.x + area.width / 2, bottom + 42, escape(x_axis.title), "axis", "middle"))
     parts.append(
         f'<text class="axis" transform="translate(12 {area.y + area.height / 2:.0f}) rotate(-90)"'
         f' text-anchor="middle">{escape(y_axis.title)}</text>'
@@ -154,12 +154,14 @@ def _grid(x: Scale, x_axis: Axis, y: Scale, y_axis: Axis, area: Box, narrow: boo
     return "".join(parts)
 
 
-def _text(x: float, y: float, body: str, css: str, anchor: str = "start") -> str:
+def text(x: float, y: float, body: str, css: str, anchor: str = "start") -> str:
+    """One text at a point; ``body`` is markup: strangers' strings are escaped before."""
     """``body`` is SVG already: what comes from a stranger has been escaped."""
     return f'<text class="{css}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{body}</text>'
 
 
-def _lines(lines: Sequence[Line], css: str) -> str:
+def lines(lines: Sequence[Line], css: str) -> str:
+    """Straight lines of one style."""
     return "".join(
         f'<line class="{css}" x1="{a:.1f}" y1="{b:.1f}" x2="{c:.1f}" y2="{d:.1f}"/>' for a, b, c, d in lines
     )
@@ -224,7 +226,7 @@ def _labels(
         texts = (name, number) if point.role == "chosen" or not narrow else (number,)
         wanted.append(Wanted(x(point.x), y(point.y), texts))
     placed = layout.place(wanted, area, _TEXT, 8.5, drawn)
-    return _lines([label.leader for label in placed if label.leader], "leader") + "".join(
+    return lines([label.leader for label in placed if label.leader], "leader") + "".join(
         _label(points[i], label, x(points[i].x)) for i, label in zip(order, placed, strict=True)
     )
 
@@ -271,14 +273,14 @@ def strips(rows: Sequence[Row], width: int, key: str, description: str) -> str:
     x = layout.scale([*lows, *(row.percentiles[2] for row in rows)], left, right)
     bottom = top + line * len(rows)
     ticks = x.ticks(4 if narrow else 7)
-    body = [_lines([(x(tick), top, x(tick), bottom) for tick in ticks], "grid")]
-    for tick, text in zip(ticks, _tick_texts(ticks, 1), strict=True):
-        body.append(_text(x(tick), bottom + 18, text, "tick", "middle"))
+    body = [lines([(x(tick), top, x(tick), bottom) for tick in ticks], "grid")]
+    for tick, shown in zip(ticks, _tick_texts(ticks, 1), strict=True):
+        body.append(text(x(tick), bottom + 18, shown, "tick", "middle"))
     title = "Latency, ms (logarithmic)" if x.log else "Latency, ms"
-    body.append(_text((left + right) / 2, bottom + 38, title, "axis", "middle"))
+    body.append(text((left + right) / 2, bottom + 38, title, "axis", "middle"))
     for index, row in enumerate(rows):
         body.append(_strip(row, x, top + index * line, line, width, narrow))
-    return _svg(width, height, "".join(body), key, "Latency of each timing run", description)
+    return svg(width, height, "".join(body), key, "Latency of each timing run", description)
 
 
 def _strip(row: Row, x: Scale, top: float, line: float, width: int, narrow: bool) -> str:
@@ -292,14 +294,14 @@ def _strip(row: Row, x: Scale, top: float, line: float, width: int, narrow: bool
     if beyond:
         sub += f", {beyond} off the axis, max {numbers.ms(max(row.samples))}"
     if narrow:
-        texts = _text(8, top + 15, label, f"label {row.role}")
-        texts += _text(width - 14, top + 15, figures, "tick strong", "end")
+        texts = text(8, top + 15, label, f"label {row.role}")
+        texts += text(width - 14, top + 15, figures, "tick strong", "end")
     else:
-        texts = _text(0, base - 15, label, f"label {row.role}") + _text(0, base + 1, sub, "tick")
-        texts += _text(width, base - 6, figures, "tick strong", "end")
+        texts = text(0, base - 15, label, f"label {row.role}") + text(0, base + 1, sub, "tick")
+        texts += text(width, base - 6, figures, "tick strong", "end")
     shape = _histogram(row.samples, x, base, 24 if narrow else 26)
     tall = ((p50, 28, "p50"), (p95, 19, "p95"), (p99, 19, "p99"))
-    bars = "".join(_lines([(x(v), base - high, x(v), base + 3)], css) for v, high, css in tall)
+    bars = "".join(lines([(x(v), base - high, x(v), base + 3)], css) for v, high, css in tall)
     tip = f"{row.name}: P50 {numbers.ms(p50)}, P95 {numbers.ms(p95)}, P99 {numbers.ms(p99)} ms, {sub}"
     return (
         f'<g class="strip {row.role}" data-c="{row.number}"><title>{escape(tip)}</title>'
@@ -339,7 +341,8 @@ def nodes_bar(before: int, after: int, most: int) -> str:
     )
 
 
-def _svg(width: int, height: float, body: str, key: str, title: str, description: str) -> str:
+def svg(width: int, height: float, body: str, key: str, title: str, description: str) -> str:
+    """A drawing as inline SVG with its title and description; ``key`` makes their ids unique on the page."""
     return (
         f'<svg class="chart" viewBox="0 0 {width} {height:.0f}" role="img"'
         f' aria-labelledby="{key}-t {key}-d"><title id="{key}-t">{escape(title)}</title>'

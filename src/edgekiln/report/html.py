@@ -8,7 +8,7 @@ from importlib import resources
 from typing import Any
 
 from edgekiln.records import Build
-from edgekiln.report import charts, figures, numbers, placement, view
+from edgekiln.report import charts, figures, layers, numbers, placement, view
 
 
 def render(build: Build) -> str:
@@ -73,6 +73,7 @@ def _context(build: Build) -> dict[str, Any]:
             ("Holdout", build.holdout, "Gives the agreement with the original model."),
         ),
         "placements": [(d, placement.grouped(d.candidates)) for d in shown],
+        "layers": [(d, layers.of(d.candidates, d.key)) for d in shown],
         "sizes": [(d, *placement.sized(d.candidates)) for d in shown],
         "any_checks": any(c.proof.artifact.checks for d in shown for c in d.candidates),
         "long_title": figures.long_title,

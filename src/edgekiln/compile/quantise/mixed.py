@@ -25,12 +25,12 @@ import msgspec
 import numpy as np
 
 from edgekiln.compile.quantise import simulate
+from edgekiln.compile.quantise.flips import expected_agreement
 from edgekiln.compile.quantise.layers import layers
 from edgekiln.compile.quantise.observers import Ranges
 from edgekiln.engines import Arrays
 from edgekiln.errors import ConversionFailed
 from edgekiln.prove.parity import ParityStream
-from edgekiln.prove.statistics import wilson
 from edgekiln.records import LayerLoss, Task
 
 CANDIDATES = 16
@@ -51,6 +51,7 @@ class Verdict:
     limit: float
     n: int
     interval: tuple[float, float] | None
+    remark: str = ""
 
     @property
     def holds(self) -> bool:
@@ -60,7 +61,7 @@ class Verdict:
         unit = " dB" if self.what == "SQNR" else ""
         sure = ""
         if self.interval is not None:
-            sure = f", 95 % interval {self.interval[0]:.3f} to {self.interval[1]:.3f}"
+            sure = f", 95 % interval {self.interval[0]:.3f} to {self.interval[1]:.3f}; {self.remark}"
         sign = "at least" if self.holds else "below"
         return f"{self.what} {self.value:.4g}{unit}, {sign} {self.limit:.4g} (n = {self.n}{sure})"
 
@@ -85,6 +86,7 @@ class Ground:
     ranges: Ranges
     symmetric: bool
     validation: Callable[[], Iterable[Arrays]]
+    calibration: Callable[[], Iterable[Arrays]]
     run: Callable[[Path], Callable[[Arrays], dict[str, Any]]]
     write: Write
     time: Time
@@ -109,13 +111,14 @@ class Found:
 def search(ground: Ground, drop: float, losses: Sequence[LayerLoss]) -> Found:
     """The fewest, cheapest layers in float so that ``1 - drop`` of the decisions stay the float model's.
 
-    Decisions are top classes; a model without classes is held to ``SQNR_FLOOR_DB``. Whatever changes top-1
+    Decisions are top classes, and how many change is estimated (``flips``); a model without classes is held
+    to ``SQNR_FLOOR_DB``. Whatever changes top-1
     accuracy changes a decision, so accuracy can't drop by more on the same samples. Raises ConversionFailed
     where there are too few samples to judge by, or no set of layers holds the bound.
     """
-    reference = _reference(ground)
+    truth = _truth(ground)
     whole = ground.write(())
-    verdict = _judged(ground, whole, reference, drop)
+    verdict = _judged(ground, whole, truth, drop)
     if verdict.n < LEAST_SAMPLES:
         why = f"{verdict.n} samples were kept from calibration; a bound needs at least {LEAST_SAMPLES}"
         raise ConversionFailed("holding the bound of", "int8-mixed", why, "Give more --data")
@@ -130,7 +133,7 @@ def search(ground: Ground, drop: float, losses: Sequence[LayerLoss]) -> Found:
             break
         keep = tuple(dict.fromkeys(node for one in ranked[:count] for node in one.nodes))
         file = ground.write(keep)
-        found, tried = _judged(ground, file, reference, drop), sum(x.node in keep for x in marked)
+        found, tried = _judged(ground, file, truth, drop), sum(x.node in keep for x in marked)
         if found.holds:
             told = tuple(msgspec.structs.replace(x, in_float=x.node in keep) for x in marked)
             many = f"{sum(x.in_float for x in told)} of {len(losses)} layers stay float"
@@ -148,25 +151,39 @@ def search(ground: Ground, drop: float, losses: Sequence[LayerLoss]) -> Found:
 # ---------------------------------------------------------------- judging
 
 
-def _reference(ground: Ground) -> list[dict[str, Any]]:
-    runner = simulate.session(ground.original, ground.threads)
-    names = [o.name for o in runner.get_outputs()]
-    return [dict(zip(names, runner.run(names, dict(s)), strict=True)) for s in ground.validation()]
+@dataclass(frozen=True)
+class _Truth:
+    """The float model's outputs on the validation samples, and its scores on all samples there are."""
+
+    validation: list[dict[str, Any]]
+    scores: list[Any]
 
 
-def _judged(ground: Ground, file: Path, reference: Sequence[dict[str, Any]], drop: float) -> Verdict:
+def _truth(ground: Ground) -> _Truth:
+    kept = _outputs(ground.original, ground.validation(), ground.threads)
+    if ground.task != "classification":
+        return _Truth(kept, [])
+    seen = _outputs(ground.original, ground.calibration(), ground.threads)
+    return _Truth(kept, [next(iter(o.values())) for o in (*kept, *seen)])
+
+
+def _judged(ground: Ground, file: Path, truth: _Truth, drop: float) -> Verdict:
     stream = ParityStream(ground.task)
     runner = ground.run(file)
-    for sample, expected in zip(ground.validation(), reference, strict=True):
-        made = runner(sample)
-        stream.add(expected, dict(zip(expected, made.values(), strict=True)))
+    scores = []
+    for sample, expected in zip(ground.validation(), truth.validation, strict=True):
+        made = dict(zip(expected, runner(sample).values(), strict=True))
+        stream.add(expected, made)
+        scores.append(next(iter(made.values())))
     parity = stream.result()
     if parity.agreement.value is not None:
-        n, value = parity.agreement.n, parity.agreement.value
-        return Verdict("agreement", value, 1 - drop, n, wilson(value * n, n))
+        theirs = [next(iter(o.values())) for o in truth.validation]
+        value, interval = expected_agreement(truth.scores, theirs, scores)
+        seen = f"{parity.agreement.value:.3f} of {parity.agreement.n} seen"
+        return Verdict("expected agreement", value, 1 - drop, parity.samples, interval, seen)
     worst = parity.worst
-    value = -math.inf if worst is None or worst.sqnr_db is None else worst.sqnr_db
-    return Verdict("SQNR", value, SQNR_FLOOR_DB, parity.samples, None)
+    found = -math.inf if worst is None or worst.sqnr_db is None else worst.sqnr_db
+    return Verdict("SQNR", found, SQNR_FLOOR_DB, parity.samples, None)
 
 
 # ---------------------------------------------------------------- ranking
@@ -265,7 +282,7 @@ def _work(model: Any, layer: Any) -> float:
     return float(np.prod(weight.dims))
 
 
-def _outputs(model: Any, probes: Sequence[Arrays], threads: int) -> list[dict[str, Any]]:
+def _outputs(model: Any, probes: Iterable[Arrays], threads: int) -> list[dict[str, Any]]:
     runner = simulate.session(model, threads)
     names = [o.name for o in runner.get_outputs()]
     return [dict(zip(names, runner.run(names, dict(s)), strict=True)) for s in probes]

@@ -36,6 +36,8 @@ MOST_SAMPLES = 64
 VECTORS_PER_INPUT = 8
 """Input vectors taken for each unknown of a layer's system, over all samples: more say much the same."""
 LEAST_POSITIONS = 64
+JUDGED = 12
+"""Samples on which the outputs' error is compared before and after."""
 SCRATCH_BYTES = 1 << 30
 """What the activations of all samples may take on disk at once; larger ones are kept of fewer samples."""
 
@@ -73,6 +75,7 @@ def recover(
         raise ConversionFailed("recovering the accuracy of", model.graph.name, why, "Use a plain recipe")
     weights = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
     held = simulate.quantised_activations(model, ranges, only=only)
+    left = frozenset() if only is None else frozenset(n.name for n in model.graph.node if n.name not in only)
     current = simulate.fake_quantised(model, held, ranges, what.symmetric, what.bits)
     changed: dict[str, NDArray[Any]] = {}
     with tempfile.TemporaryDirectory(prefix="edgekiln-relay-") as scratch:
@@ -95,7 +98,41 @@ def recover(
     result = onnx.ModelProto()
     result.CopyFrom(model)
     simulate.with_weights(result, changed)
+    plain, better = (
+        _output_error(model, simulate.on_grids(m, what.most, left), held, ranges, what, samples, threads)
+        for m in (model, result)
+    )
+    if better > plain:
+        worse = f"the outputs' error would grow from {plain:.3g} to {better:.3g} of the signal"
+        return model, f"undone: {_note(found, what, count)}, but {worse}"
     return result, _note(found, what, count)
+
+
+def _output_error(
+    original: Any,
+    decided: Any,
+    held: Sequence[str],
+    ranges: Ranges,
+    what: Recovery,
+    samples: Callable[[], Iterable[Arrays]],
+    threads: int,
+) -> float:
+    """Error energy over signal energy at the outputs of the simulated model, over a few samples.
+
+    Layer by layer every step is an improvement; through a Softmax that lives on one huge value it need not
+    be.
+    """
+    fake = simulate.fake_quantised(decided, held, ranges, what.symmetric, what.bits)
+    runners = [simulate.session(m, threads) for m in (original, fake)]
+    total = []
+    for sample in itertools.islice(samples(), JUDGED):
+        truth, found = (
+            r.run(None, {i.name: sample[i.name] for i in r.get_inputs() if i.name in sample}) for r in runners
+        )
+        for a, b in zip(truth, found, strict=True):
+            signal = float((np.asarray(a, np.float64) ** 2).sum())
+            total.append(float(((np.asarray(a, np.float64) - b) ** 2).sum()) / max(signal, 1e-30))
+    return float(np.mean(total))
 
 
 def _on_grid(

@@ -20,6 +20,7 @@ from typing import Any
 
 from edgekiln.compile.quantise.layers import LAYER_OPS
 from edgekiln.compile.quantise.observers import Observation, Ranges, ranges
+from edgekiln.compile.quantise.operators import typed
 from edgekiln.errors import ConversionFailed
 from edgekiln.records import Scalar
 
@@ -51,6 +52,8 @@ DIALECTS = {
     "openvino-qdq-7bit": Dialect(
         "openvino-qdq-7bit", activations="QUInt8", symmetric=False, int32_bias=True, reduce_range=True
     ),
+    # What other quantisers (LiteRT's, XNNPACK's) are given: a float graph, made ready for 8 unsigned bits.
+    "float": Dialect("float", activations="QUInt8", symmetric=False, int32_bias=True),
     "tensorrt": Dialect("tensorrt", activations="QInt8", symmetric=True, int32_bias=False),
     "qnn": Dialect("qnn", activations="QUInt8", symmetric=False, int32_bias=True, hexagon=True),
 }
@@ -83,7 +86,7 @@ def quantise_static(
         _write_ranges(held, calibration)
         try:
             quantize_static(
-                str(graph),
+                str(typed(graph, Path(scratch))),
                 str(into),
                 None,
                 quant_format=QuantFormat.QDQ,

@@ -83,7 +83,9 @@ class Target:
         return function
 
 
-_STATIC = ("int8-static-minmax", "int8-static-percentile-99.99", "int8-static-mse")
+_STATIC = ("int8-static-minmax", "int8-static-mse", "int8-static-mse+round+bias")
+_LAYERS = "int8-static-minmax+round+bias+layers"
+"""For graphs of matrix products, whose other operators 8 bits would harm and not speed up."""
 
 
 def _row(name: str, recipes: tuple[str, ...], **more: Any) -> Target:
@@ -102,14 +104,26 @@ TARGETS = {
     for t in (
         _row(
             "onnxruntime",
-            ("fp32", "fp16", *_STATIC, "int8-dynamic"),
+            ("fp32", "fp16", *_STATIC, "int8-mixed-0.01", _LAYERS, "int8-dynamic"),
             extra=None,
             per=("kind", "arch", "features", "figures", "threads"),
             flexible=True,
         ),
         _row(
             "openvino",
-            ("fp32", "fp16", "bf16", "int8-nncf-performance", "int8-nncf-mixed"),
+            (
+                "fp32",
+                "fp16",
+                "bf16",
+                "int8-static-mse+round+bias",
+                "int8-mixed-0.01",
+                "int8-mixed-0.01+bf16",
+                _LAYERS,
+                f"{_LAYERS}+bf16",
+                "int8-mixed-0.01+layers+bf16",
+                "int8-nncf-performance",
+                "int8-nncf-mixed",
+            ),
             per=("arch", "features"),
             flexible=True,
         ),
@@ -128,7 +142,14 @@ TARGETS = {
         ),
         _row(
             "litert",
-            ("fp32", "fp16", "int8-litert-dynamic", "int8-litert-weight", "int8-litert-static"),
+            (
+                "fp32",
+                "fp16",
+                "int8-litert-dynamic",
+                "int8-litert-weight",
+                "int8-litert-static",
+                "int8-litert-static+round+bias",
+            ),
         ),
         _row("executorch", ("fp32", "int8-xnnpack-static", "int8-xnnpack-dynamic")),
         _row(
@@ -137,7 +158,12 @@ TARGETS = {
             per=("name", "figures"),
             proof_samples=8,
         ),
-        _row("web", ("fp32", "int8-static-mse", "int8-dynamic"), extra=None, flexible=True),
+        _row(
+            "web",
+            ("fp32", "int8-static-mse", "int8-static-mse+round+bias", "int8-dynamic"),
+            extra=None,
+            flexible=True,
+        ),
     )
 }
 
