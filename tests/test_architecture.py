@@ -29,7 +29,7 @@ LAYERS = (
     {"compile", "choose", "labelling", "ship", "serve", "language", "arrcoc"},
     {"report", "intake"},
     {"baseline", "rows"},
-    {"calibrated"},
+    {"calibrated", "tuned"},
     {"road", "benching", "diagnosis", "explanation", "inspection", "verification"},
     {"api"},
     {"cli"},

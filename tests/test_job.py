@@ -252,7 +252,10 @@ def test_a_budget_at_its_ends_is_taken(tmp_path, figures):
     load(written(tmp_path, f"{MODEL}[budget]\n{figures}\n"))
 
 
-@pytest.mark.parametrize("text", ["threads = 0", "threads = -2", "samples = 0", "samples = -1"])
+@pytest.mark.parametrize(
+    "text",
+    ["threads = 0", "threads = -2", "samples = 0", "samples = -1", "tune_seconds = -1", "tune_seconds = nan"],
+)
 def test_a_count_below_one_is_refused(tmp_path, text):
     assert text.split(" ")[0] in refused(tmp_path, f"{MODEL}[search]\n{text}\n").why
 

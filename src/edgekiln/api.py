@@ -34,6 +34,7 @@ def build(
     targets: tuple[str, ...] | None = None,
     recipes: tuple[str, ...] | None = None,
     threads: int | None = None,
+    tune_seconds: float | None = None,
     progress: Progress | None = None,
     **budget: float,
 ) -> Decision:
@@ -42,6 +43,7 @@ def build(
     ``budget`` takes the command line's figures: max_drop, agreement, sqnr_db, latency_ms, memory_mb,
     size_mb. Where no artifact meets it, ``Decision.met`` is False and everything is written all the same.
     ``sizes`` are input sizes, ``224`` or ``"HEIGHTxWIDTH"``, the first one the base.
+    ``tune_seconds`` is how long this machine's engine options are searched.
     A Job or a job file is taken as it is. Raises the errors of ``edgekiln.errors``.
     """
     from edgekiln.road import build as run
@@ -60,6 +62,7 @@ def build(
         targets,
         recipes,
         threads,
+        tune_seconds,
     ]
     if is_job and (budget or any(c is not None for c in changes)):
         why = "a job is taken as it is, and other arguments came with it"
@@ -89,7 +92,9 @@ def build(
             out=str(out),
             preprocess=preprocess,
             budget=msgspec.convert(budget, type=BudgetOrder),
-            search=SearchOrder(targets=targets, recipes=recipes, threads=threads),
+            search=SearchOrder(
+                targets=targets, recipes=recipes, threads=threads, tune_seconds=tune_seconds or 0.0
+            ),
         )
         check(job, model)
     return run(job, progress, None if cache is None else Path(cache)).decision

@@ -20,6 +20,7 @@ sizes = [224, "320x416"]      # several input sizes from one build: HEIGHTxWIDTH
 [metric]                      # the fields of MetricOrder: how outputs and labels of the task are read
 [budget]                      # max_drop, agreement, sqnr_db, latency_ms, memory_mb, size_mb, ...
 [search]                      # targets, recipes, threads, samples
+tune_seconds = 20             # search this machine's engine options for so long; 0 (the default) does not
 convert_seconds = 1200        # a conversion that takes longer is ended: a row in the report
 calibrate_processes = 1       # more observe samples side by side, each with a model of its own in memory
 convert_memory_mb = 8000      # and one that takes more; left out: four fifths of the machine's memory
@@ -43,6 +44,7 @@ MAX_JOB_BYTES = 1 << 20
 MAX_FIGURE = 1e15
 MAX_SIDE = 16384
 MAX_SIZES = 16
+MAX_TUNE_SECONDS = 3600.0
 MAX_PROCESSES = 64
 
 Size: TypeAlias = tuple[int, int]
@@ -90,6 +92,7 @@ class SearchOrder(Record, frozen=True, kw_only=True):
     recipes: tuple[str, ...] | None = None
     threads: int | None = None
     samples: int = 300
+    tune_seconds: float = 0.0
     convert_seconds: float = 1200.0
     convert_memory_mb: float | None = None
     calibrate_processes: int = 1
@@ -207,6 +210,9 @@ def check(job: Job, where: object) -> None:
         limit = getattr(job.search, key)
         if limit is not None and not 0 < limit < MAX_FIGURE:
             raise BadInput("reading", where, f"{key} = {limit} is no limit", "Give a positive number")
+    if not 0 <= job.search.tune_seconds <= MAX_TUNE_SECONDS:
+        why = f"tune_seconds = {job.search.tune_seconds} is not from 0 to {MAX_TUNE_SECONDS:g}"
+        raise BadInput("reading", where, why, "20 is enough for most; 0 switches tuning off")
     if not 1 <= job.search.calibrate_processes <= MAX_PROCESSES:
         why = f"calibrate_processes must be 1 to {MAX_PROCESSES}"
         raise BadInput("reading", where, why, "Leave it out, or give the number of spare cores")

@@ -304,6 +304,23 @@ class Proof(Record, frozen=True, kw_only=True):
         return None if found is None else found.value
 
 
+class Trial(Record, frozen=True, kw_only=True):
+    """Engine options that were tried on this machine, against the artifact's own in one alternated run.
+
+    ``ratio`` is the median latency with them over that without, below 1 is faster; ``interval`` its 95 %
+    interval. ``stage``: ``screen`` looks for candidates, ``confirm`` decides on fresh samples, ``loaded`` is
+    the same beside a process that keeps a core busy. ``note`` says why they were taken, or why not.
+    """
+
+    artifact_id: str
+    options: dict[str, Scalar]
+    stage: Literal["screen", "confirm", "loaded"]
+    ratio: float | None
+    interval: tuple[float, float] | None = None
+    taken: bool = False
+    note: str = ""
+
+
 class Failure(Record, frozen=True, kw_only=True):
     """An artifact that is not there, and why. ``skipped`` means the recipe does not apply."""
 
@@ -388,6 +405,7 @@ class Build(Record, frozen=True, kw_only=True):
     warnings: tuple[str, ...]
     environment: dict[str, Scalar]
     decision: Decision
+    tuning: tuple[Trial, ...] = ()
     calibration_checks: tuple[Check, ...] = ()
 
 

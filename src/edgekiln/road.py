@@ -11,6 +11,7 @@ import functools
 import itertools
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -62,6 +63,7 @@ from edgekiln.rows import (
     told,
     untried,
 )
+from edgekiln.tuned import tuned
 
 
 class _Passes(Record, frozen=True, kw_only=True):
@@ -99,7 +101,7 @@ def build(
     where = fingerprint()
     threads = job.search.threads or min(int(where["cpus_usable"]), 4)
     unfit = fitness()  # before our own work loads the machine
-    say.expect(4)
+    say.expect(5 if job.search.tune_seconds else 4)
     with say.step("read the model and the data"):
         intake, order = take_in(job, store), given(job)
     with say.step("optimise the graph"):
@@ -114,6 +116,12 @@ def build(
         made, failures = _make_and_prove(job, devices, work, say)
     with say.step("time what runs on this machine"):
         timings = _timed(made, intake, threads, job.search.samples, store, unfit)
+    with say.step("tune the fastest on this machine") if job.search.tune_seconds else nullcontext():
+        sample = next(iter(samples(intake, intake.holdout)))
+        seconds, bounds = job.search.tune_seconds, job.budget.budget()
+        made, tuning = tuned(made, timings, bounds, sample, threads, seconds, store)
+        if any(t.taken for t in tuning):  # the options ship with the figures that they give
+            timings = _timed(made, intake, threads, job.search.samples, store, unfit)
     warnings = [*(f"this machine: {sentence}" for sentence in timings.unfit), *warnings]
     base = shop if several is None else several.flexible
     checks = told_and_kept(intake, base, (m.artifact for m in made), threads, out)
@@ -142,6 +150,7 @@ def build(
         environment=where,
         calibration_checks=checks,
         decision=Decision(model=intake.model.name, budget=budget, choices=choices),
+        tuning=tuning,
     )
     _write(result, out)
     return result

@@ -19,7 +19,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"
-NAMES = ("build", "calibration", "mobile", "overhead")
+NAMES = ("build", "calibration", "host_options", "mobile", "overhead")
 FIGURE = re.compile(r"\d")
 
 

@@ -153,6 +153,8 @@ def _build(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--recipe", action="append", metavar="NAME", help="only these recipes")
     verb.add_argument("--threads", type=_count)
     verb.add_argument("--samples", type=_count, help="timed calls of each artifact")
+    tune = "search this machine's engine options for so long; 0, the default, does not"
+    verb.add_argument("--tune-seconds", type=float, metavar="20", help=tune)
     verb.add_argument("--out", metavar="DIR", help="default edgekiln-out")
     verb.add_argument("--cache", metavar="DIR", help="finished steps; default is the user's cache folder")
     verb.add_argument("--quiet", action="store_true", help="no progress")

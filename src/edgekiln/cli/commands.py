@@ -138,6 +138,7 @@ def _job(given: argparse.Namespace) -> Job:
         recipes=None if given.recipe is None else tuple(given.recipe),
         threads=given.threads,
         samples=given.samples,
+        tune_seconds=given.tune_seconds,
     )
     job = _laid_over(
         job,

@@ -13,7 +13,7 @@ from edgekiln.cache import step
 from edgekiln.compile.isolate import Converters
 from edgekiln.compile.passes import Step, apply
 from edgekiln.compile.quantise.static import precisions
-from edgekiln.compile.recipes import LEFT_TO_TARGET, at_drop, needs_calibration, recipe
+from edgekiln.compile.recipes import LEFT_TO_TARGET, at_drop, needs_calibration, recipe, unaligned
 from edgekiln.compile.targets import TARGETS, Conversion, dialect
 from edgekiln.compile.workshop import Workshop, tools
 from edgekiln.devices import Device
@@ -58,7 +58,7 @@ def plan(
     for name in own if recipes is None else dict.fromkeys(recipes):
         reason = (
             ""
-            if name in own or _of_kind(name, takes)
+            if unaligned(name) in own or _of_kind(unaligned(name), takes)
             else (f"{target} has no such recipe; it takes {', '.join(takes)}")
         )
         reason = reason or _unfit(name, device, target, matmul_share)
@@ -157,7 +157,7 @@ def _variant(shop: Workshop, which: Recipe, form: str) -> tuple[Path, Variant]:
         for number, one in enumerate(which.passes):
             made = into / f"{number}.onnx"
             path, report = apply(Step(one, shop, form, path, made, origin))
-            origin = path if one.name == "equalise" else origin
+            origin = path if one.name in {"align", "equalise"} else origin
             reports.append(report)
         final = into / f"graph{path.suffix}"
         if path == shop.graph:

@@ -58,8 +58,8 @@ class Step:
 
 
 class Applied(NamedTuple):
-    """The path of the result (``into``, or a file of another suffix beside it), a note, and what quantising
-    cost each layer where that was looked at."""
+    """The path of the result (``into``, a file of another suffix beside it, or the graph given where
+    there was nothing to do), a note, and what quantising cost each layer where that was looked at."""
 
     path: Path
     note: str
@@ -96,7 +96,7 @@ def apply(one: Step) -> tuple[Path, PassReport]:
     after = ops(onnx.load(made, load_external_data=False)) if made.suffix == ".onnx" else _ir_ops(made)
     return made, PassReport(
         name=one.one.name,
-        outcome="kept",
+        outcome="unneeded" if made == one.path else "kept",
         seconds=time.perf_counter() - started,
         nodes_before=sum(before.values()),
         nodes_after=sum(after.values()),
@@ -170,6 +170,19 @@ def _losses(one: Step, ready: Path, held: Ranges) -> tuple[LayerLoss, ...]:
     key = [sha256_file(ready), origin, data.sha256, params, dialect.symmetric, dialect.reduce_range, tools()]
     _, found, _ = step(shop.cache, "losses", key, _Losses, produce)
     return found.layers
+
+
+def _align(one: Step) -> Applied:
+    import onnx
+
+    from edgekiln.compile.align import align
+
+    model, multiple = onnx.load(one.path), int(one.one.params["multiple"])
+    found = align(model, multiple)
+    if not found.padded:
+        return Applied(one.path, found.sentence(multiple))
+    onnx.save(model, one.into)
+    return Applied(one.into, found.sentence(multiple))
 
 
 def _equalise(one: Step) -> Applied:
@@ -308,6 +321,7 @@ def _nncf(one: Step) -> Applied:
 
 
 PASSES: dict[str, Apply] = {
+    "align": _align,
     "arithmetic": _arithmetic,
     "equalise": _equalise,
     "precision": _precision,

@@ -27,6 +27,9 @@ int8-static-mse+round+bias    both, in one pass; and so on, always in this order
 int8-static-mse+layers        only products with constant weights in INT8, all else float (for transformers)
 int8-static-mse+bf16          what stays float is computed in bfloat16 where the target can
 
+fp32+align16                  channels padded to a multiple of 16 (or 8), in fp32 and static recipes without
+                              other steps; tried only where it is asked for, and measured like any other
+
 int8-mixed-0.01               the fewest, cheapest layers in float so that at most 0.01 of the decisions
 change
                               on samples that calibration never saw; takes the same steps
@@ -93,6 +96,9 @@ LEFT_TO_TARGET = frozenset({"quantise-litert", "quantise-xnnpack", "compress-wei
 STEPS = ("equalise", "round", "bias", "layers", "bf16")
 """What may follow a static recipe after a "+", in this order."""
 
+ALIGN = {"+align8": 8, "+align16": 16}
+"""Suffixes that pad channels before the recipe's own passes."""
+
 _PERCENTILE = re.compile(r"percentile-(\d{1,2}(?:\.\d{1,6})?|100)")
 _STATIC = re.compile(r"(int8|a16w8)-static-([a-z0-9.-]+)")
 _MIXED = re.compile(r"int8-mixed-(0(?:\.\d{1,4})?)")
@@ -102,6 +108,8 @@ RECOVERABLE = frozenset({"int8-litert-static", "int8-xnnpack-static"})
 
 def recipe(name: str) -> Recipe:
     """Decode ``name``. Raises BadInput with the near names for one that means nothing."""
+    if (plain := unaligned(name)) != name:
+        return _aligned(name, plain)
     base, *steps = name.split("+")
     if (static := _static_recipe(name, base, steps)) is not None:
         return static
@@ -119,6 +127,21 @@ def recipe(name: str) -> Recipe:
         preset = name.rsplit("-", 1)[1]
         return Recipe(name=name, passes=(Pass(name="quantise-nncf", params={"preset": preset}),))
     raise BadInput("reading the recipe", name, "no recipe has this name", did_you_mean(name, KNOWN))
+
+
+def unaligned(name: str) -> str:
+    """The recipe that ``name`` is without the padding of channels."""
+    return next((name.removesuffix(end) for end in ALIGN if name.endswith(end)), name)
+
+
+def _aligned(name: str, plain: str) -> Recipe:
+    """``plain`` on padded channels. Raises BadInput where its passes work on the graph as it was."""
+    rest = recipe(plain).passes
+    if any(p.name != "quantise-static" for p in rest) or unaligned(plain) != plain:
+        why = f"channels are padded for fp32 and for static recipes without other steps, not for {plain}"
+        raise BadInput("reading the recipe", name, why, f"Use {plain}")
+    multiple = ALIGN[name.removeprefix(plain)]
+    return Recipe(name=name, passes=(Pass(name="align", params={"multiple": multiple}), *rest))
 
 
 def _borrowed(name: str, base: str, steps: list[str]) -> Recipe | None:

@@ -1,5 +1,7 @@
 """ONNX Runtime on the CPU: fixed threads, no spinning unless the artifact asks for it.
 
+What a session can be told is the artifact's options, as data; ``prove.tuning`` finds the best by measurement.
+
 Also the proof engine of artifacts that another engine runs on their device.
 """
 
@@ -9,12 +11,17 @@ import platform
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from edgekiln.engines import Arrays
 from edgekiln.engines.emulate import ARITHMETIC, emulate
+from edgekiln.engines.options import choice, switch, thread_count
 from edgekiln.errors import ConversionFailed, NotRunnableHere
 from edgekiln.records import Artifact
+
+GRAPH_LEVELS = {"basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL"}
+"""Values of ``graph_level``, and ONNX Runtime's names of them."""
 
 
 class Session:
@@ -31,23 +38,54 @@ class Session:
         self._session = None
 
 
+class Bound(Session):
+    """A session whose outputs stay bound to buffers that every call fills again; callers get copies.
+
+    The copy is part of a call, and so of its measured time. Outputs of a shape that is not fixed are bound
+    anew by each call.
+    """
+
+    def __init__(self, session: Any) -> None:
+        super().__init__(session)
+        self._binding = session.io_binding()
+        self._fixed = all(isinstance(n, int) for o in session.get_outputs() for n in o.shape)
+        self._bind()
+
+    def _bind(self) -> None:
+        self._binding.clear_binding_outputs()
+        for name in self._outputs:
+            self._binding.bind_output(name)
+
+    def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        self._binding.clear_binding_inputs()
+        for name, array in inputs.items():
+            self._binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        if not self._fixed:
+            self._bind()
+        self._session.run_with_iobinding(self._binding)
+        return dict(zip(self._outputs, self._binding.copy_outputs_to_cpu(), strict=True))
+
+    def close(self) -> None:
+        self._binding = None
+        super().close()
+
+
 def open(artifact: Artifact, folder: Path, threads: int) -> Session:
-    """Open ``artifact.entry``. Options read: ``spinning`` (bool, default False), ``arithmetic``.
+    """Open ``artifact.entry``. Options read, each with what holds where it is left out:
+
+    ``threads`` (``threads``, and never more), ``spinning`` (False), ``graph_level`` (all; basic, extended),
+    ``arena`` (True), ``mem_pattern`` (True), ``prepacking`` (True), ``io_binding`` (False),
+    ``denormal_as_zero`` (False; the only one that may change an output), ``arithmetic``.
 
     Spinning threads win a little on an idle machine and lose half under contention, so it is an option
     of the artifact, never a silent default. Where ``arithmetic`` (fp16, bf16) is the device's and not this
     machine's, the graph is emulated (``engines.emulate``): its numbers are the device's, its speed is not.
-    Raises NotRunnableHere when the runtime refuses the graph.
+    Raises NotRunnableHere when the runtime refuses the graph, BadInput for a bad option.
     """
     import onnxruntime as ort
 
     ort.set_default_logger_severity(3)
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    spin = "1" if artifact.options.get("spinning", False) else "0"
-    options.add_session_config_entry("session.intra_op.allow_spinning", spin)
+    options, bound = session_options(artifact, threads), switch(artifact, "io_binding", False)
     try:
         model = _emulation(folder / artifact.entry) if emulates(artifact) else str(folder / artifact.entry)
         session = ort.InferenceSession(model, sess_options=options, providers=["CPUExecutionProvider"])
@@ -59,7 +97,29 @@ def open(artifact: Artifact, folder: Path, threads: int) -> Session:
             why,
             f"Check the graph, or the onnxruntime version (here {ort.__version__})",
         ) from error
-    return Session(session)
+    return Bound(session) if bound else Session(session)
+
+
+def session_options(artifact: Artifact, threads: int) -> Any:
+    """The artifact's options as ``onnxruntime.SessionOptions``. Raises BadInput for a bad one."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = thread_count(artifact, threads)
+    options.inter_op_num_threads = 1
+    level = GRAPH_LEVELS[choice(artifact, "graph_level", tuple(GRAPH_LEVELS), "all")]
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
+    options.enable_cpu_mem_arena = switch(artifact, "arena", True)
+    options.enable_mem_pattern = switch(artifact, "mem_pattern", True)
+    entries = {
+        "session.intra_op.allow_spinning": switch(artifact, "spinning", False),
+        "session.disable_prepacking": not switch(artifact, "prepacking", True),
+        "session.set_denormal_as_zero": switch(artifact, "denormal_as_zero", False),
+    }
+    for key, on in entries.items():
+        options.add_session_config_entry(key, "1" if on else "0")
+    return options
 
 
 def emulates(artifact: Artifact) -> bool:

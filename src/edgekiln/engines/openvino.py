@@ -1,7 +1,8 @@
 """OpenVINO on the CPU, in the precision that the artifact states and no other.
 
 OpenVINO computes in bfloat16 by default on CPUs that have it. Here the precision is always set, f32 unless
-the artifact says otherwise, and read back from the compiled model.
+the artifact says otherwise, and read back from the compiled model. Nor does it quantise activations on its
+own, as OpenVINO does by default where weights are compressed: the artifact must ask for it.
 """
 
 from __future__ import annotations
@@ -13,11 +14,15 @@ from typing import Any
 from numpy.typing import NDArray
 
 from edgekiln.engines import Arrays
+from edgekiln.engines.options import choice, number, switch, thread_count
 from edgekiln.errors import BadInput, MissingExtra, NotRunnableHere
 from edgekiln.records import Artifact
 
 PRECISIONS = {"f32": "f32", "bf16": "bf16", "f16": "f16"}
 """Values of INFERENCE_PRECISION_HINT, and the OpenVINO element type that must be read back."""
+CORES = ("ANY_CORE", "PCORE_ONLY", "ECORE_ONLY")
+PARTITIONERS = ("STATIC", "AUTO")
+MAX_GROUP = 1 << 16
 
 
 class _Request:
@@ -26,7 +31,8 @@ class _Request:
     Of a flexible artifact every size within the bounds of its inputs runs; memory grows to the largest seen.
     """
 
-    def __init__(self, compiled: Any, names: Sequence[str]) -> None:
+    def __init__(self, compiled: Any, names: Sequence[str], share_inputs: bool = False) -> None:
+        self._share_inputs = share_inputs
         self._request = compiled.create_infer_request()
         # OpenVINO itself lets some shapes beyond a bound through; static inputs it checks.
         self._bounds = {port.get_any_name(): _bounds(port) for port in compiled.inputs if _is_open(port)}
@@ -36,7 +42,7 @@ class _Request:
         for name, bounds in self._bounds.items():
             if name in inputs:
                 _check_shape(name, inputs[name].shape, bounds)
-        results = self._request.infer(dict(inputs), share_inputs=False, share_outputs=False)
+        results = self._request.infer(dict(inputs), share_inputs=self._share_inputs, share_outputs=False)
         return {name: results[port] for name, port in self._outputs}
 
     def close(self) -> None:
@@ -66,26 +72,20 @@ def _check_shape(name: str, shape: tuple[int, ...], bounds: list[tuple[int, int]
 def open(artifact: Artifact, folder: Path, threads: int) -> _Request:
     """Compile ``artifact.entry`` for the CPU with ``threads`` threads and one stream.
 
-    Options read: ``INFERENCE_PRECISION_HINT`` (f32, bf16, f16; default f32). Nothing is cached on disk.
-    Raises MissingExtra without openvino; NotRunnableHere when the CPU does not compute in the precision
-    asked for or OpenVINO refuses the graph; BadInput for another value of the option.
+    Options read, each with what holds where it is left out: ``INFERENCE_PRECISION_HINT`` (f32; bf16, f16),
+    ``threads`` (``threads``, and never more), ``ENABLE_CPU_PINNING``, ``ENABLE_HYPER_THREADING``,
+    ``SCHEDULING_CORE_TYPE`` and ``TBB_PARTITIONER`` (OpenVINO's own choice), ``share_inputs`` (False; True
+    hands arrays over without a copy), ``DYNAMIC_QUANTIZATION_GROUP_SIZE`` (0: activations stay as they are).
+    Nothing is cached on disk. Raises MissingExtra without openvino; NotRunnableHere when the CPU does not
+    compute in the precision asked for or OpenVINO refuses the graph; BadInput for another value of an option.
     """
     try:
         import openvino
     except ImportError as error:
         raise MissingExtra("opening with OpenVINO", artifact.entry, "openvino") from error
-    asked = str(artifact.options.get("INFERENCE_PRECISION_HINT", "f32"))
-    if asked not in PRECISIONS:
-        why = f"INFERENCE_PRECISION_HINT is '{asked}'"
-        raise BadInput("opening with OpenVINO", artifact.entry, why, f"Use one of {', '.join(PRECISIONS)}")
+    config = compile_config(artifact, threads)
+    asked, share = config["INFERENCE_PRECISION_HINT"], switch(artifact, "share_inputs", False)
     core = openvino.Core()
-    config = {
-        "INFERENCE_PRECISION_HINT": asked,
-        "PERFORMANCE_HINT": "LATENCY",
-        "NUM_STREAMS": "1",
-        "INFERENCE_NUM_THREADS": str(threads),
-        "CACHE_DIR": "",
-    }
     try:
         model = core.read_model(folder / artifact.entry)
         # Asked before compiling: afterwards an output bears the names of all that was fused into it.
@@ -101,7 +101,29 @@ def open(artifact: Artifact, folder: Path, threads: int) -> _Request:
             f"Check the graph, or the openvino version (here {openvino.__version__})",
         ) from error
     require_precision(artifact.entry, asked, effective, tuple(capable))
-    return _Request(compiled, names)
+    return _Request(compiled, names, share)
+
+
+def compile_config(artifact: Artifact, threads: int) -> dict[str, str]:
+    """The artifact's options as properties of ``compile_model``. Raises BadInput for a bad one."""
+    config = {
+        "INFERENCE_PRECISION_HINT": choice(artifact, "INFERENCE_PRECISION_HINT", tuple(PRECISIONS), "f32"),
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": "1",
+        "INFERENCE_NUM_THREADS": str(thread_count(artifact, threads)),
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(
+            number(artifact, "DYNAMIC_QUANTIZATION_GROUP_SIZE", 0, MAX_GROUP, 0)
+        ),
+        "CACHE_DIR": "",
+    }
+    # What is left out stays OpenVINO's choice, which differs from CPU to CPU.
+    for name in ("ENABLE_CPU_PINNING", "ENABLE_HYPER_THREADING"):
+        if name in artifact.options:
+            config[name] = "YES" if switch(artifact, name, True) else "NO"
+    for name, known in (("SCHEDULING_CORE_TYPE", CORES), ("TBB_PARTITIONER", PARTITIONERS)):
+        if name in artifact.options:
+            config[name] = choice(artifact, name, known, known[0])
+    return config
 
 
 def require_precision(entry: str, asked: str, effective: str, capable: tuple[str, ...]) -> None:
