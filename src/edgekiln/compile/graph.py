@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -143,10 +144,27 @@ def _onnxslim(model: Any) -> tuple[Any, str]:
     return slim, f"onnxslim {onnxslim.__version__}"
 
 
+@contextlib.contextmanager
+def _without(package: str) -> Iterator[None]:
+    """Importing as if ``package`` were not installed, unless it is loaded already.
+
+    onnxsim loads torch where it finds it, for parts that are not used here: 130 MB and two seconds.
+    """
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[package]
+
+
 def _onnxsim(model: Any) -> tuple[Any, str]:
     import importlib.metadata
 
-    import onnxsim
+    with _without("torch"):
+        import onnxsim
 
     with _silence():
         simple, ok = onnxsim.simplify(model)
