@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 DAMP = 0.01
-"""Share of the mean variance that is added to every input's: bounds what a weak direction can take."""
+"""Share of its own variance that is added to every input's: bounds what a weak direction can take."""
 BLOCK = 64
 
 
@@ -37,14 +37,19 @@ class Moments:
 
     def __post_init__(self) -> None:
         self.count = 0
+        self.origin: NDArray[np.float32] | None = None
         self.total = np.zeros((self.groups, self.depth))
         self.products = np.zeros((self.groups, self.depth, self.depth), np.float32)
 
     def add(self, vectors: NDArray[np.float32]) -> None:
         """Take in vectors of shape (groups, positions, depth)."""
+        if self.origin is None:
+            # Sums about a mean: a large constant would leave nothing of a small variance in float32.
+            self.origin = vectors.mean(1, keepdims=True)
+        moved = vectors - self.origin
         self.count += vectors.shape[1]
-        self.total += vectors.sum(1, dtype=np.float64)
-        self.products += np.matmul(vectors.transpose(0, 2, 1), vectors)
+        self.total += moved.sum(1, dtype=np.float64)
+        self.products += np.matmul(moved.transpose(0, 2, 1), moved)
 
     def covariance(self) -> Floats:
         """Shape (groups, depth, depth)."""
@@ -106,14 +111,21 @@ def _inverse_factor(covariance: Floats) -> Floats:
     """Upper triangular U with U^T U = (covariance + damping)^-1, per group.
 
     The Cholesky factor of the matrix with its axes reversed is, reversed again, upper triangular with
-    covariance = R R^T; its inverse is U. An input that never varies gets the damping alone.
+    covariance = R R^T; its inverse is U. An input that never varies gets the damping alone. The damping grows
+    where rounding made the matrix indefinite.
     """
-    depth = covariance.shape[1]
-    level = np.trace(covariance, axis1=1, axis2=2) / depth
-    floor = np.maximum(DAMP * level, 1e-10)
-    damped = covariance + floor[:, None, None] * np.eye(depth)
-    reversed_factor = np.linalg.cholesky(damped[:, ::-1, ::-1])
-    return _triangular_inverse(np.ascontiguousarray(reversed_factor[:, ::-1, ::-1]))
+    spread = np.diagonal(covariance, axis1=1, axis2=2).clip(min=0.0)
+    least = np.maximum(1e-6 * spread.mean(axis=1, keepdims=True), 1e-10)
+    damp = DAMP
+    while True:
+        added = damp * spread + least
+        damped = covariance + added[:, :, None] * np.eye(covariance.shape[1])
+        try:
+            reversed_factor = np.linalg.cholesky(damped[:, ::-1, ::-1])
+        except np.linalg.LinAlgError:
+            damp, least = damp * 10, least * 10
+            continue
+        return _triangular_inverse(np.ascontiguousarray(reversed_factor[:, ::-1, ::-1]))
 
 
 def _triangular_inverse(upper: Floats) -> Floats:
