@@ -84,7 +84,10 @@ def test_the_isolated_loss_is_what_one_layer_run_by_itself_shows(digits):
     decided = simulate.on_grids(model, 127)
     loss = layer_losses(model, decided, seen, False, samples, 1)[1]
     layer = layers(model)[1]
-    scale, zero, low, high = simulate.grid(*seen[layer.input], symmetric=False)
+    source = next(
+        n.input[0] for n in model.graph.node if layer.input in n.output
+    )  # what the pooling hands on
+    scale, zero, low, high = simulate.grid(*seen[source], symmetric=False)
     signal = error = 0.0
     for s in samples:
         inputs = simulate.session(simulate.part(model, [layer.input, layer.output]), 1)
@@ -115,10 +118,10 @@ def test_the_estimate_is_the_share_that_many_samples_show(seed, noise):
     scores = random.standard_normal((4000, 10)) * 2
     moved = scores + noise * random.standard_normal(scores.shape)
     truth = (scores.argmax(1) == moved.argmax(1)).mean()
-    few = [s[None] for s in scores[:300]], [m[None] for m in moved[:24]]
-    value, (low, high) = expected_agreement(few[0], few[0][:24], few[1])
+    few = [s[None] for s in scores[:1500]], [m[None] for m in moved[:60]]
+    value, (low, high) = expected_agreement(few[0], few[0][:60], few[1])
     assert low <= value <= high
-    assert value == pytest.approx(truth, abs=0.06)
+    assert value == pytest.approx(truth, abs=0.08)
 
 
 def test_scores_that_do_not_move_keep_every_decision():
@@ -154,7 +157,7 @@ def test_layers_are_put_back_until_the_bound_holds_and_the_report_says_which(dig
     graph = hostile(digits, tmp_path)
     workshop = shop(graph, tmp_path / "cache", samples_of(digits, 96))
     _, plain = make(workshop, HOST, "onnxruntime", "int8-static-minmax")
-    _, artifact = make(workshop, HOST, "onnxruntime", "int8-mixed-0.02")
+    _, artifact = make(workshop, HOST, "onnxruntime", "int8-mixed-0.1")
     assert plain.precisions == {"int8": 3}
     assert artifact.precisions.get("fp32", 0) >= 1
     report = artifact.passes[-1]

@@ -246,8 +246,12 @@ def _around(ground: Ground) -> dict[str, tuple[str, ...]]:
             continue
         for name in {*node.input, *node.output}:
             found.setdefault(name, []).append(node.name)
-    # A Relu or Clip is part of what is before it.
     makers = {out: node for node in ground.recovered.graph.node for out in node.output}
+    # What is handed on as it is belongs to what it was made from: the last first, so that chains join.
+    for node in reversed(ground.recovered.graph.node):
+        if node.op_type in simulate.HANDED_ON and node.input[0] in found:
+            found[node.input[0]] += found.get(node.output[0], [])
+    # A Relu or Clip is part of what is before it.
     for name, nodes in found.items():
         maker = makers.get(name)
         if maker is not None and maker.op_type in {"Relu", "Clip"}:

@@ -148,7 +148,8 @@ def _add_alone(
     from onnx import helper
 
     nodes = {n.name: n for n in quantised.graph.node}
-    wanted = list(dict.fromkeys(layer.input for layer in found if layer.input in held))
+    sources = {layer.input: simulate.held_source(quantised, layer.input, held) for layer in found}
+    wanted = {name: source for name, source in sources.items() if source is not None}
     grids = onnx.ModelProto()
     grids.CopyFrom(model)
     del grids.graph.node[:]
@@ -157,7 +158,11 @@ def _add_alone(
     for name in wanted:  # an Identity per input: its fake quantisation is what is read
         grids.graph.node.append(helper.make_node("Identity", [name], [_INPUT + name]))
     made = simulate.fake_quantised(
-        grids, [_INPUT + n for n in wanted], {_INPUT + n: ranges[n] for n in wanted}, symmetric, bits
+        grids,
+        [_INPUT + n for n in wanted],
+        {_INPUT + n: ranges[source] for n, source in wanted.items()},
+        symmetric,
+        bits,
     )
     model.graph.node.extend(made.graph.node)
     model.graph.initializer.extend(made.graph.initializer)
@@ -165,7 +170,7 @@ def _add_alone(
         node = onnx.NodeProto()
         node.CopyFrom(nodes[layer.node])
         node.name = _ALONE + node.name
-        node.input[0] = _INPUT + layer.input + simulate.FAKE if layer.input in held else layer.input
+        node.input[0] = _INPUT + layer.input + simulate.FAKE if layer.input in wanted else layer.input
         for place in range(1, len(node.input)):
             if node.input[place]:
                 node.input[place] = _QUANTISED + node.input[place]

@@ -19,6 +19,8 @@ from edgekiln.compile.quantise.rounding import nearest
 
 FAKE = "_edgekiln_fake"
 _FUSED = frozenset({"Relu", "Clip"})
+HANDED_ON = frozenset({"MaxPool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity"})
+"""Operators whose output holds nothing but values of their input: it lies on the input's grid already."""
 
 
 def quantised_activations(
@@ -47,11 +49,25 @@ def quantised_activations(
             if any(n.name in only and n.name not in keep_float and n.input[0] == name for n in users):
                 held.append(name)
             continue
+        if name in makers and makers[name].op_type in HANDED_ON and makers[name].input[0] in ranges:
+            continue
         around = [*users, *([makers[name]] if name in makers else [])]
         fused = name in makers and users and all(u.op_type in _FUSED for u in users)
         if not all(n.name in keep_float for n in around) and (not fused or makers[name].op_type in _FUSED):
             held.append(name)
     return tuple(held)
+
+
+def held_source(model: Any, name: str, held: Collection[str]) -> str | None:
+    """The held tensor whose values ``name`` has: itself, or what it was handed on from; None where there is
+    none."""
+    makers = {out: node for node in model.graph.node for out in node.output}
+    while name not in held:
+        maker = makers.get(name)
+        if maker is None or maker.op_type not in HANDED_ON:
+            return None
+        name = maker.input[0]
+    return name
 
 
 def grid(low: float, high: float, symmetric: bool, bits: int = 8) -> tuple[np.float32, int, int, int]:
