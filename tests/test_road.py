@@ -51,6 +51,7 @@ def test_a_build_writes_a_report_a_decision_the_evidence_and_a_bundle_for_each_d
 
 
 def test_every_recipe_of_every_target_is_a_proof_or_a_row_with_its_reason(digit_build: Path) -> None:
+    from edgekiln.compile.recipes import at_drop
     from edgekiln.compile.targets import TARGETS
     from edgekiln.devices import load
 
@@ -58,7 +59,9 @@ def test_every_recipe_of_every_target_is_a_proof_or_a_row_with_its_reason(digit_
     for name in ("host", "jetson-orin-nano-8gb"):
         known = {(p.artifact.target, p.artifact.recipe) for p in found.proofs if p.device == name}
         rows = {(f.target, f.recipe) for f in found.failures if f.device == name and f.reason}
-        wanted = {(t, r) for t in load(name).targets if t in TARGETS for r in TARGETS[t].recipes}
+        wanted = {
+            (t, at_drop(r, 0.05)) for t in load(name).targets if t in TARGETS for r in TARGETS[t].recipes
+        }
         assert known | rows == wanted
         assert not known & rows
     assert ("tensorrt", "int8-static-minmax") in known

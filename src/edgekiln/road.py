@@ -220,11 +220,13 @@ def _make_and_prove(
     made: list[Made] = []
     failures = [f for d in devices for f in untried(d, job)]
     share, cache = matmul_share(work.shop.graph), work.shop.cache
+    data = work.shop.calibration
+    count = None if data is None else data.n
     rows = [
         (device, target, name, skip)
         for device in devices
         for target in _targets(device, job, work.targets)
-        for name, skip in plan(device, target, job.search.recipes, share, _drop(job))
+        for name, skip in plan(device, target, job.search.recipes, share, _drop(job), count)
     ]
     say.expect(2 * sum(not skip for *_, skip in rows))
     for device, target, name, skip in rows:

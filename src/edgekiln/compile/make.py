@@ -11,7 +11,8 @@ import numpy as np
 
 from edgekiln.cache import step
 from edgekiln.compile.isolate import Converters
-from edgekiln.compile.passes import Step, apply
+from edgekiln.compile.passes import KEEP_BACK, Step, apply
+from edgekiln.compile.quantise.mixed import LEAST_SAMPLES
 from edgekiln.compile.quantise.static import precisions
 from edgekiln.compile.recipes import LEFT_TO_TARGET, at_drop, needs_calibration, recipe, unaligned
 from edgekiln.compile.targets import TARGETS, Conversion, dialect
@@ -44,12 +45,14 @@ def plan(
     recipes: Iterable[str] | None,
     matmul_share: float | None = None,
     drop: float = DROP,
+    samples: int | None = None,
 ) -> list[tuple[str, str]]:
     """(recipe, reason to skip it or "") for each recipe that ``target`` tries on ``device``.
 
     ``matmul_share`` is the share of the graph's multiply-adds in MatMul and Gemm, where it is known:
     dynamic quantisation leaves all others in float, so below a half it is not worth its cost. ``drop`` is the
-    bound that mixed recipes hold where none was asked for by name.
+    bound that mixed recipes hold where none was asked for by name, ``samples`` how many calibration samples
+    there are, where it is known: of too few none can be kept back to hold a bound on.
     Of the recipes that were asked for none is left out without a reason; any steps can be asked for.
     """
     takes = TARGETS[target].recipes
@@ -61,7 +64,7 @@ def plan(
             if unaligned(name) in own or _of_kind(unaligned(name), takes)
             else (f"{target} has no such recipe; it takes {', '.join(takes)}")
         )
-        reason = reason or _unfit(name, device, target, matmul_share)
+        reason = reason or _unfit(name, device, target, matmul_share) or _unjudged(name, samples)
         if recipes is None and not reason and f"{name}+bf16" in own and _computes_bf16(device, target):
             reason = f"{name}+bf16 is tried instead: {device.name} computes in bfloat16"
         rows.append((name, reason))
@@ -89,6 +92,16 @@ def _unfit(name: str, device: Device, target: str, matmul_share: float | None) -
     if searched and "layers" not in steps and matmul_share >= MATMUL_SHARE:
         return f"for graphs of convolutions; {said}"
     return ""
+
+
+def _unjudged(name: str, samples: int | None) -> str:
+    """Why no bound can be held for a search; "" where one can, or none is needed."""
+    if not name.startswith("int8-mixed-") or samples is None or samples // KEEP_BACK >= LEAST_SAMPLES:
+        return ""
+    least = LEAST_SAMPLES * KEEP_BACK
+    return (
+        f"a bound is held on one calibration sample in {KEEP_BACK}: {samples} were given, {least} are needed"
+    )
 
 
 def _computes_bf16(device: Device, target: str) -> bool:
