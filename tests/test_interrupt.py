@@ -127,7 +127,7 @@ def test_ctrl_c_in_any_step_ends_with_130_leaves_nothing_half_written_and_the_ne
     assert done.code == 0, done.stderr
     assert steps.items() <= build.finished().items()
     assert sorted(contents(build.out)) == [
-        "bundles/host.edgekiln", "decision.json", "evidence.json", "report.html",
+        "bundles/host.edgekiln", "calibration.npz", "decision.json", "evidence.json", "report.html",
     ]  # fmt: skip
 
 
