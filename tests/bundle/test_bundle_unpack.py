@@ -407,7 +407,7 @@ def test_another_schema_is_refused_with_both_numbers(tmp_path, sound):
         lambda m: m.update(schema=None),
         lambda m: m.update(schema=True),
         lambda m: m.pop("schema"),
-        lambda m: m.update(task="detection"),
+        lambda m: m.update(task="dowsing"),
         lambda m: m["files"][0].update(size_bytes="12"),
         lambda m: m.update(files=7),
     ],

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from edgekiln import files
+from edgekiln.compile.recipes import LEFT_TO_TARGET
 from edgekiln.compile.targets import Conversion
 from edgekiln.compile.targets import litert_layout as layout
 from edgekiln.compile.targets import litert_metadata as metadata
@@ -69,9 +70,11 @@ def convert(order: Conversion, into: Path) -> Artifact:
     content, made = float_file(order, own, nhwc)
     artifact = draft(order, layout.options(own, layout.signature_of(layout.load(content)), nhwc))
     checks = [_float_check(made), _transposes_check(made)]
-    for one in order.variant.recipe.passes:
+    # What was done to the float graph already is none of LiteRT's business.
+    own_passes = [p for p in order.variant.recipe.passes if p.name in {*LEFT_TO_TARGET, "precision"}]
+    for one in own_passes:
         content = quantise(content, one, order.calibration, artifact)
-    if order.variant.recipe.passes:
+    if own_passes:
         checks.append(_recipe_check(content, artifact, order, own))
     tree = layout.load(content)
     held = layout.signature_of(tree)
