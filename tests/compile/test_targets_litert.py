@@ -104,7 +104,7 @@ def test_the_table_names_recipes_that_exist() -> None:
 
 def test_a_recovered_graph_is_quantised_by_litert_itself(net_shop) -> None:
     artifact, folder = net_shop.made("int8-litert-static+round+bias")
-    assert [p.name for p in artifact.passes] == ["recover", "quantise-litert"]
+    assert len(list((net_shop.folder / "cache" / "recover").iterdir())) == 1
     x = picture(7)
     expected = reference.open(reference.float_artifact("net.onnx", "f"), net_shop.graph.parent, 1)
     found = engine.open(artifact, folder, 1)({"image": x})["logits"]
