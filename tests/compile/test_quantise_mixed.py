@@ -22,6 +22,7 @@ from edgekiln.compile.quantise.observers import observe, ranges
 from edgekiln.compile.quantise.sensitivity import layer_losses
 from edgekiln.compile.workshop import Calibration, Workshop
 from edgekiln.devices import load as load_device
+from edgekiln.engines import open_engine
 from edgekiln.errors import ConversionFailed
 from edgekiln.files import sha256_file
 from edgekiln.model.signature import signature
@@ -230,3 +231,13 @@ def test_a_matrix_product_at_the_end_gives_its_output_in_float(digits, tmp_path)
     model = onnx.load(folder / artifact.entry)
     maker = next(n for n in model.graph.node if model.graph.output[0].name in n.output)
     assert maker.op_type == "Gemm"
+
+
+def test_litert_quantises_a_recovered_graph_by_itself(digits, tmp_path):
+    workshop = shop(digits.graph, tmp_path, samples_of(digits, 32))
+    folder, artifact = make(workshop, HOST, "litert", "int8-litert-static+round+bias")
+    assert len(list(tmp_path.glob("recover/*/graph.onnx"))) == 1
+    runner = open_engine("litert", artifact, folder, 1)
+    samples = samples_of(digits, 60, start=1400)
+    found = np.concatenate([runner(s)["y"] for s in samples]).argmax(1)
+    assert (found == digits.labels[1400:1460]).mean() > 0.85

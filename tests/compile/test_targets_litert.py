@@ -102,15 +102,6 @@ def test_the_table_names_recipes_that_exist() -> None:
     assert {name.split("+")[0] for name in TARGETS["litert"].recipes} <= set(ALL)
 
 
-def test_a_recovered_graph_is_quantised_by_litert_itself(net_shop) -> None:
-    artifact, folder = net_shop.made("int8-litert-static+round+bias")
-    assert len(list((net_shop.folder / "cache" / "recover").iterdir())) == 1
-    x = picture(7)
-    expected = reference.open(reference.float_artifact("net.onnx", "f"), net_shop.graph.parent, 1)
-    found = engine.open(artifact, folder, 1)({"image": x})["logits"]
-    assert sqnr_db(expected({"image": x})["logits"], found) > 20
-
-
 def test_the_file_takes_nhwc_and_the_runner_the_model_s_own_nchw(net_shop) -> None:
     artifact, folder = net_shop.made("fp32")
     x = picture(7)
