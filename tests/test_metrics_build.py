@@ -227,14 +227,14 @@ class Outputs:
 
 
 def test_pp_ocr_reads_a_page_and_a_line_misread_costs_its_share_of_words(tmp_path):
-    from edgekiln.baseline import _float_runner
+    from edgekiln.baseline import float_runner
     from edgekiln.intake import samples
     from edgekiln.prove.metrics import metric_of, score
 
     lines_of_the_page(tmp_path / "lines")
     intake = take_in(recogniser(tmp_path), tmp_path / "cache")
     metric = metric_of("text", intake.metric, intake.model)
-    runner = _float_runner(intake, 1)
+    runner = float_runner(intake, 1)
     inputs = list(samples(intake, intake.evaluation))
     outputs = [runner(i) for i in inputs]
     right = score(metric, inputs, outputs, outputs, intake.truths)
