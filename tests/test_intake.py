@@ -262,3 +262,29 @@ def test_random_inputs_fit_the_signature_and_depend_on_the_seed_alone(
     one = random_inputs(Signature(inputs=(spec,), outputs=()), seed)["x"]
     assert (one.shape, one.dtype.name) == (tuple(shape), dtype)
     assert np.array_equal(one, random_inputs(Signature(inputs=(spec,), outputs=()), seed)["x"])
+
+
+# ---------------------------------------------------------------- where a search holds its bound
+
+
+def test_validation_in_class_folders_has_its_labels(job: Job, tmp_path: Path) -> None:
+    found = take_in(changed(job, validation="eval", eval=None, holdout="data"), tmp_path)
+    assert found.validation is not None
+    assert len(found.validation_truths) == len(found.validation.samples) == 60
+    assert set(found.validation_truths) == {s.label for s in found.validation.samples}
+    assert found.evaluation is None
+
+
+def test_validation_without_folders_has_none_and_what_is_shared_is_told(job: Job, tmp_path: Path) -> None:
+    found = take_in(changed(job, validation="data"), tmp_path)
+    assert found.validation_truths == ()
+    shared = [w for w in found.warnings if "validation data: the bound" in w]
+    assert len(shared) == 1
+    assert "flatters the quantised artifacts" in shared[0]
+    assert any("both in the validation and in the holdout data" in w for w in found.warnings)
+
+
+def test_without_validation_there_is_none(job: Job, tmp_path: Path) -> None:
+    found = take_in(job, tmp_path)
+    assert (found.validation, found.validation_truths) == (None, ())
+    assert not any("validation" in w for w in found.warnings)

@@ -24,13 +24,15 @@ from edgekiln.compile.quantise.calibration_file import (
 )
 from edgekiln.compile.quantise.checks import confidence, observation_checks
 from edgekiln.compile.recipes import recipe
-from edgekiln.compile.workshop import Calibration, Workshop, tools
+from edgekiln.compile.workshop import Calibration, Validation, Workshop, tools
 from edgekiln.errors import BadInput, ConversionFailed
+from edgekiln.files import sha256_record
 from edgekiln.intake import Intake, dataset_key, samples
 from edgekiln.job import Job
 from edgekiln.model.data import subset
 from edgekiln.prove.accuracy import probabilities
 from edgekiln.prove.judge import score_of
+from edgekiln.prove.metrics import metric_of
 from edgekiln.records import Artifact, Check, Dataset, Record
 
 LOOKED_AT = 64
@@ -75,6 +77,17 @@ def calibration(intake: Intake, order: Given) -> Calibration | None:
     if own is not None:
         return replace(own, sha256=f"{own.sha256}:{file.sha256}", remark=remark, kept=kept)
     return Calibration(_no_samples, file.header.samples, file.sha256, remark, kept, ranges_alone=True)
+
+
+def validation(intake: Intake) -> Validation | None:
+    """What a search holds its bound on: the job's own samples, and in any case the task's metric."""
+    data, task = intake.validation, intake.model.task
+    metric = metric_of(task, intake.metric, intake.model)
+    how = sha256_record([task, intake.metric, intake.validation_truths])
+    if data is None:
+        return None if metric is None else Validation(sha256=how, metric=metric)
+    key = f"{dataset_key(data, intake.model)}:{how}"
+    return Validation(lambda: samples(intake, data), len(data.samples), key, intake.validation_truths, metric)
 
 
 def _no_samples() -> Iterable[dict[str, NDArray[Any]]]:

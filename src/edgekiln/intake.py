@@ -26,7 +26,7 @@ from edgekiln.labelling import classes_of, labelled, metric_order
 from edgekiln.model import data, onnx_file, preprocess, signature
 from edgekiln.model.importers import import_model
 from edgekiln.prove.environment import version_of
-from edgekiln.prove.metrics import metric_of
+from edgekiln.prove.metrics import Metric, metric_of
 from edgekiln.records import Dataset, Model, Rejected, Sample, Signature, TensorSpec
 
 RANDOM_SAMPLES = 8
@@ -41,7 +41,8 @@ class Intake:
 
     ``sizes`` are the (height, width) asked for where they are more than one, the base first: the model and
     its figures are of the base, and ``at`` gives the others. ``symbolic`` is then the graph's own signature.
-    ``truths`` are the labels of the evaluation's samples, in the form of the task's metric.
+    ``truths`` are the labels of the evaluation's samples, in the form of the task's metric. A search for
+    mixed precision holds its bound on ``validation``, whose ``validation_truths`` are () without labels.
     """
 
     folder: Path
@@ -54,6 +55,8 @@ class Intake:
     symbolic: Signature | None = None
     metric: MetricOrder = dataclasses.field(default_factory=MetricOrder)
     truths: tuple[Any, ...] = ()
+    validation: Dataset | None = None
+    validation_truths: tuple[Any, ...] = ()
 
     def at(self, size: Size) -> Intake:
         """The same model and data at one size: its static signature, and the preprocessing to it."""
@@ -91,9 +94,8 @@ def take_in(job: Job, cache: Path) -> Intake:
     evaluation: Dataset | None = None
     truths: tuple[Any, ...] = ()
     if job.eval is not None:
-        names = classes_of(model, job.path(job.eval))
-        scanned = _scanned(job, job.eval, cache, names or (), labelled=names is not None)
-        evaluation, truths = labelled(_fitting(scanned, model), model, metric, own)
+        evaluation, truths = _labelled(job, job.eval, cache, model, metric, own)
+    validation, validation_truths = _validation(job, cache, model, metric, own)
     pictures = None if pictures is None else _fitting(pictures, model)
     calibration, holdout = pictures, pictures
     if job.holdout is not None:
@@ -105,19 +107,43 @@ def take_in(job: Job, cache: Path) -> Intake:
     warnings += _overlap(calibration, holdout, "holdout", "agreement")
     if evaluation is not None and evaluation is not holdout:
         warnings += _overlap(calibration, evaluation, "labelled", "accuracy")
+    for other, name, figure in ((holdout, "holdout", "agreement"), (evaluation, "labelled", "accuracy")):
+        if other is not None and other is not calibration:
+            warnings += _overlap(validation, other, name, figure, "validation")
+    warnings += _overlap(calibration, validation, "validation", "the bound")
     if holdout is None:
         warnings.append(
             f"no data was given: {'' if job.calibration else 'nothing can be calibrated, '}accuracy is not "
             f"known, and parity rests on {RANDOM_SAMPLES} random inputs; give --data with pictures like "
             "those of the field"
         )
-    if len(sizes) < 2:
-        return Intake(
-            folder, model, calibration, evaluation, holdout, tuple(warnings), metric=metric, truths=truths
-        )
-    _check_pictures(sizes, (calibration, evaluation, holdout))
+    if several := len(sizes) > 1:
+        _check_pictures(sizes, (calibration, evaluation, holdout, validation))
     found = (folder, model, calibration, evaluation, holdout, tuple(warnings))
-    return Intake(*found, sizes, symbolic, metric, truths)
+    rest = (metric, truths, validation, validation_truths)
+    return Intake(*found, sizes, symbolic, *rest) if several else Intake(*found, (), None, *rest)
+
+
+def _labelled(
+    job: Job, given: str, cache: Path, model: Model, order: MetricOrder, own: Metric | None
+) -> tuple[Dataset, tuple[Any, ...]]:
+    """The samples of ``given`` that fit the model and have a truth, and the truths."""
+    names = classes_of(model, job.path(given))
+    scanned = _scanned(job, given, cache, names or (), labelled=names is not None)
+    return labelled(_fitting(scanned, model), model, order, own)
+
+
+def _validation(
+    job: Job, cache: Path, model: Model, order: MetricOrder, own: Metric | None
+) -> tuple[Dataset | None, tuple[Any, ...]]:
+    """What a search holds its bound on: labelled as ``eval`` is, or pictures alone."""
+    if job.validation is None:
+        return None, ()
+    root = job.path(job.validation)
+    in_classes = model.task in ("classification", "embedding") and bool(data.class_names(root))
+    if in_classes or order.labels is not None:
+        return _labelled(job, job.validation, cache, model, order, own)
+    return _fitting(_scanned(job, job.validation, cache), model), ()
 
 
 def _scanned(
@@ -131,8 +157,10 @@ def _scanned(
     return data.scan(root, labels=labels, labelled=labelled, skip=(out, cache))
 
 
-def _overlap(calibration: Dataset | None, other: Dataset | None, name: str, figure: str) -> list[str]:
-    """A warning where artifacts are judged on what they were calibrated on."""
+def _overlap(
+    calibration: Dataset | None, other: Dataset | None, name: str, figure: str, first: str = "calibration"
+) -> list[str]:
+    """A warning where artifacts are judged on what they were calibrated on, or chosen by."""
     if calibration is None or other is None:
         return []
     shared = len({s.sha256 for s in calibration.samples} & {s.sha256 for s in other.samples})
@@ -140,7 +168,7 @@ def _overlap(calibration: Dataset | None, other: Dataset | None, name: str, figu
         return []
     many = "1 file is" if shared == 1 else f"{shared} files are"
     return [
-        f"{many} both in the calibration and in the {name} data: {figure} on them flatters the quantised "
+        f"{many} both in the {first} and in the {name} data: {figure} on them flatters the quantised "
         "artifacts"
     ]
 

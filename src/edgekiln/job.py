@@ -6,6 +6,7 @@ data = "photos/"              # calibration; relative paths are relative to this
 holdout = "more-photos/"      # optional: agreement is judged here; else a quarter of data is kept back
 calibration = "calibration.npz"  # optional: ranges of an earlier build, used instead of observing data
 eval = "labelled/"            # optional: class folders, or a CSV with path,label
+validation = "others/"        # optional: a search holds its bound here; labelled as eval, or not
 out = "build/my-model"
 
 [model]
@@ -143,6 +144,7 @@ class Job(Record, frozen=True, kw_only=True):
     holdout: str | None = None
     calibration: str | None = None
     eval: str | None = None
+    validation: str | None = None
     out: str = "edgekiln-out"
     preprocess: Preprocess | None = None
     metric: MetricOrder = MetricOrder()

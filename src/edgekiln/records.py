@@ -407,6 +407,7 @@ class Build(Record, frozen=True, kw_only=True):
     decision: Decision
     tuning: tuple[Trial, ...] = ()
     calibration_checks: tuple[Check, ...] = ()
+    validation: Dataset | None = None
 
 
 # ---------------------------------------------------------------- what ships

@@ -23,7 +23,7 @@ from edgekiln.bundle import SUFFIX
 from edgekiln.bundle import app as app_code
 from edgekiln.bundle.pack import pack
 from edgekiln.cache import default_root, step
-from edgekiln.calibrated import Given, calibration, check_file, given, told_and_kept
+from edgekiln.calibrated import Given, calibration, check_file, given, told_and_kept, validation
 from edgekiln.choose import choose
 from edgekiln.compile.graph import optimise
 from edgekiln.compile.isolate import Converters, Limits
@@ -151,6 +151,7 @@ def build(
         calibration_checks=checks,
         decision=Decision(model=intake.model.name, budget=budget, choices=choices),
         tuning=tuning,
+        validation=told(intake.validation, job),
     )
     _write(result, out)
     return result
@@ -163,8 +164,8 @@ def _shop(intake: Intake, store: Path, threads: int, order: Given) -> tuple[Work
     """The workshop of one size: a static graph. Its name is its own hash: two sizes are two graphs."""
     shapes = {i.name: tuple(i.shape) for i in intake.model.signature.inputs}
     graph, passes = _optimised(intake, store, shapes, (intake,))
-    data = calibration(intake, order)
-    return Workshop(graph, sha256_file(graph), data, store, threads, intake.model), passes
+    data, held_on = calibration(intake, order), validation(intake)
+    return Workshop(graph, sha256_file(graph), data, store, threads, intake.model, (), held_on), passes
 
 
 def _several(
@@ -182,7 +183,8 @@ def _several(
     if data is not None:
         remark = "; ".join(filter(None, (data.remark, f"of {size_text(base)}, the base size alone")))
         data = replace(data, remark=remark)
-    flexible = Workshop(graph, sha256_file(graph), data, store, threads, intake.model, intake.sizes)
+    about = (intake.model, intake.sizes, validation(intake))
+    flexible = Workshop(graph, sha256_file(graph), data, store, threads, *about)
 
     @functools.cache
     def at(size: Size) -> Workshop:
@@ -222,11 +224,13 @@ def _make_and_prove(
     share, cache = matmul_share(work.shop.graph), work.shop.cache
     data = work.shop.calibration
     count = None if data is None else data.n
+    held = work.intake.validation
+    apart = None if held is None else len(held.samples)
     rows = [
         (device, target, name, skip)
         for device in devices
         for target in _targets(device, job, work.targets)
-        for name, skip in plan(device, target, job.search.recipes, share, _drop(job), count)
+        for name, skip in plan(device, target, job.search.recipes, share, _drop(job), count, apart)
     ]
     say.expect(2 * sum(not skip for *_, skip in rows))
     for device, target, name, skip in rows:

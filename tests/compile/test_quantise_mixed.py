@@ -16,6 +16,7 @@ from onnx import numpy_helper
 from edgekiln.compile.make import make
 from edgekiln.compile.passes import KEEP_BACK, split
 from edgekiln.compile.quantise import mixed, simulate
+from edgekiln.compile.quantise.bounds import bound
 from edgekiln.compile.quantise.flips import expected_agreement
 from edgekiln.compile.quantise.layers import layers
 from edgekiln.compile.quantise.observers import observe, ranges
@@ -178,19 +179,17 @@ def test_a_bound_that_no_set_of_layers_holds_is_a_refusal_with_the_best_that_was
         recovered=simulate.on_grids(model, 127),
         ranges=seen,
         symmetric=False,
-        validation=lambda: samples,
-        calibration=lambda: samples,
         run=lambda path: lambda sample: {"y": -simulate.session(model, 1).run(None, sample)[0]},
         write=lambda keep: Path(f"{len(keep)}.onnx"),
         time=lambda files: [1.0 + 0.1 * len(f.stem) for f in files],
-        task="classification",
+        bound=bound("classification", 0.01, model, lambda: samples, lambda: samples, 1),
         threads=1,
     )
     losses = layer_losses(model, ground.recovered, seen, False, samples, 1)
     with pytest.raises(
         ConversionFailed, match=r"the best is expected agreement 0\.\d+, below 0.99"
     ) as caught:
-        mixed.search(ground, 0.01, losses)
+        mixed.search(ground, losses)
     assert "wholly in INT8" in caught.value.why
     assert "float artifact" in caught.value.cure
 

@@ -141,6 +141,8 @@ def _build(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--holdout", metavar="DIR", help="others, on which agreement is judged")
     verb.add_argument("--calibration", metavar="FILE", help="calibration.npz of an earlier build")
     verb.add_argument("--eval", metavar="DIR", help="labelled: class folders, or a CSV with path,label")
+    held = "where a search holds its bound; labelled as --eval, or not"
+    verb.add_argument("--validation", metavar="DIR", help=held)
     verb.add_argument("--labels", metavar="FILE", help="class names, one a line")
     verb.add_argument("--task", choices=TASKS)
     verb.add_argument("--max-drop", type=float, metavar="0.01", help="top-1 that may be lost, as a share")

@@ -150,6 +150,7 @@ def _job(given: argparse.Namespace) -> Job:
         holdout=path(given.holdout),
         calibration=path(given.calibration),
         eval=path(given.eval),
+        validation=path(given.validation),
         out=path(given.out),
     )
     check(job, given.model)

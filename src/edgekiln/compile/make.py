@@ -46,13 +46,15 @@ def plan(
     matmul_share: float | None = None,
     drop: float = DROP,
     samples: int | None = None,
+    apart: int | None = None,
 ) -> list[tuple[str, str]]:
     """(recipe, reason to skip it or "") for each recipe that ``target`` tries on ``device``.
 
     ``matmul_share`` is the share of the graph's multiply-adds in MatMul and Gemm, where it is known:
     dynamic quantisation leaves all others in float, so below a half it is not worth its cost. ``drop`` is the
     bound that mixed recipes hold where none was asked for by name, ``samples`` how many calibration samples
-    there are, where it is known: of too few none can be kept back to hold a bound on.
+    there are, where it is known: of too few none can be kept back to hold a bound on. ``apart`` is how many
+    validation samples the job brings, None where it brings none.
     Of the recipes that were asked for none is left out without a reason; any steps can be asked for.
     """
     takes = TARGETS[target].recipes
@@ -64,7 +66,7 @@ def plan(
             if unaligned(name) in own or _of_kind(unaligned(name), takes)
             else (f"{target} has no such recipe; it takes {', '.join(takes)}")
         )
-        reason = reason or _unfit(name, device, target, matmul_share) or _unjudged(name, samples)
+        reason = reason or _unfit(name, device, target, matmul_share) or _unjudged(name, samples, apart)
         if recipes is None and not reason and f"{name}+bf16" in own and _computes_bf16(device, target):
             reason = f"{name}+bf16 is tried instead: {device.name} computes in bfloat16"
         rows.append((name, reason))
@@ -94,9 +96,14 @@ def _unfit(name: str, device: Device, target: str, matmul_share: float | None) -
     return ""
 
 
-def _unjudged(name: str, samples: int | None) -> str:
+def _unjudged(name: str, samples: int | None, apart: int | None) -> str:
     """Why no bound can be held for a search; "" where one can, or none is needed."""
-    if not name.startswith("int8-mixed-") or samples is None or samples // KEEP_BACK >= LEAST_SAMPLES:
+    if not name.startswith("int8-mixed-"):
+        return ""
+    if apart is not None:
+        few = f"{apart} validation samples were given; a bound needs at least {LEAST_SAMPLES}"
+        return few if apart < LEAST_SAMPLES else ""
+    if samples is None or samples // KEEP_BACK >= LEAST_SAMPLES:
         return ""
     least = LEAST_SAMPLES * KEEP_BACK
     return (
@@ -187,7 +194,10 @@ def _variant(shop: Workshop, which: Recipe, form: str) -> tuple[Path, Variant]:
             passes=tuple(reports),
         )
 
-    key = [shop.model_sha256, which, form, data.sha256 if data and needs_calibration(which) else "", tools()]
+    seen = data.sha256 if data and needs_calibration(which) else ""
+    searched = any(p.name == "quantise-mixed" for p in which.passes)
+    held_on = shop.validation.sha256 if searched and shop.validation else ""
+    key = [shop.model_sha256, which, form, seen, held_on, tools()]
     folder, variant, _ = step(shop.cache, "variant", key, Variant, produce)
     return folder, variant
 

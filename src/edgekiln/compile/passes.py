@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from edgekiln.cache import step
 from edgekiln.compile.graph import ops
+from edgekiln.compile.quantise.bounds import bound
 from edgekiln.compile.quantise.observers import Observation, Ranges, load, ranges, save
 from edgekiln.compile.quantise.operators import refuse_quantised, unknown_operators
 from edgekiln.compile.quantise.sensitivity import layer_losses
@@ -30,7 +31,7 @@ from edgekiln.compile.quantise.static import (
     quantise_static,
 )
 from edgekiln.compile.recipes import LEFT_TO_TARGET
-from edgekiln.compile.workshop import Calibration, Workshop, tools
+from edgekiln.compile.workshop import Calibration, Validation, Workshop, tools
 from edgekiln.errors import ConversionFailed
 from edgekiln.files import sha256_file
 from edgekiln.records import LayerLoss, Pass, PassReport, Record
@@ -260,7 +261,7 @@ def _mixed(one: Step) -> Applied:
     from edgekiln.compile.quantise import candidates, mixed
 
     dialect, params, shop = DIALECTS[one.form], one.one.params, one.shop
-    fit, kept = split(_given(one))
+    fit, kept = held_on(shop)
     recovered, how = _recovered(one, fit)
     seen = observations(shop, one.path, fit)
     held = ranges(seen, str(params["rule"]), dialect.symmetric, params)
@@ -278,23 +279,24 @@ def _mixed(one: Step) -> Applied:
     original, decided = onnx.load(one.path), onnx.load(recovered)
     only = layer_nodes(one.path) if params.get("layers") else None
     losses = layer_losses(original, decided, held, dialect.symmetric, kept.samples(), shop.threads, only=only)
+    own = shop.validation or Validation()
+    of = (shop.model.task, float(params["drop"]), original, kept.samples, fit.samples, shop.threads)
     ground = mixed.Ground(
         original=original,
         recovered=decided,
         ranges=held,
         symmetric=dialect.symmetric,
-        validation=kept.samples,
-        calibration=fit.samples,
+        bound=bound(*of, own.metric, own.truths),
         run=candidates.runner(one.form, shop.threads),
         write=write,
         time=candidates.timer(one.form, shop.threads, next(iter(kept.samples()))),
-        task=shop.model.task,
         threads=shop.threads,
         only=only,
     )
-    found = mixed.search(ground, float(params["drop"]), losses)
+    found = mixed.search(ground, losses)
     one.into.write_bytes(found.file.read_bytes())
-    return Applied(one.into, f"{how} of {fit.n + kept.n}; {found.note}", found.losses)
+    of_all = "" if fit is shop.calibration else f" of {fit.n + kept.n}"
+    return Applied(one.into, f"{how}{of_all}; {found.note}", found.losses)
 
 
 def _arithmetic(one: Step) -> Applied:
@@ -357,6 +359,15 @@ def split(data: Calibration) -> tuple[Calibration, Calibration]:
         return Calibration(chosen, kept if back else data.n - kept, f"{data.sha256}:{which}", remark)
 
     return part(False), part(True)
+
+
+def held_on(shop: Workshop) -> tuple[Calibration, Calibration]:
+    """The samples that a search finds ranges and rounding on, and those that its bound is held on."""
+    data, own = shop.calibration, shop.validation
+    assert data is not None  # make refuses the recipe otherwise
+    if own is None or own.samples is None:
+        return split(data)
+    return data, Calibration(own.samples, own.n, own.sha256, "the job's validation samples")
 
 
 def observations(shop: Workshop, graph: Path, data: Calibration) -> dict[str, Observation]:

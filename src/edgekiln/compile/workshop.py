@@ -11,6 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from edgekiln.compile.quantise.histogram import Observation
+from edgekiln.prove.metrics import Metric
 from edgekiln.records import Model
 
 TOOLS = (
@@ -52,12 +53,29 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Validation:
+    """What a search for mixed precision holds its bound on.
+
+    ``samples`` are neither calibrated on nor, if the user kept them apart, judged on; None: a part of the
+    calibration samples is kept back. ``truths`` are their labels in the form of ``metric``; without them the
+    float model's own answers are the truth. ``sha256`` names samples, truths and how both are read.
+    """
+
+    samples: Callable[[], Iterable[dict[str, NDArray[Any]]]] | None = None
+    n: int = 0
+    sha256: str = ""
+    truths: tuple[Any, ...] = ()
+    metric: Metric | None = None
+
+
+@dataclass(frozen=True)
 class Workshop:
     """What every artifact of one build is made from: the float graph, the data, the cache.
 
     ``model_sha256`` is the hash of ``graph``: it names the graph in the cache. ``model`` is what the
     bundle will say of it: signature, preprocessing, labels. ``sizes`` are the (height, width) that a graph
-    with symbolic height and width is made for.
+    with symbolic height and width is made for. ``validation`` None: the model has no metric, no samples of
+    its own.
     """
 
     graph: Path
@@ -67,6 +85,7 @@ class Workshop:
     threads: int
     model: Model
     sizes: tuple[tuple[int, int], ...] = ()
+    validation: Validation | None = None
 
 
 def tools() -> dict[str, str]:

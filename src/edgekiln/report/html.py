@@ -71,6 +71,7 @@ def _context(build: Build) -> dict[str, Any]:
             ("Calibration", build.calibration, "Sets the ranges of quantised tensors."),
             ("Evaluation", build.evaluation, "Gives the accuracy."),
             ("Holdout", build.holdout, "Gives the agreement with the original model."),
+            ("Validation", build.validation, "Where a search for mixed precision holds its bound."),
         ),
         "placements": [(d, placement.grouped(d.candidates)) for d in shown],
         "layers": [(d, layers.of(d.candidates, d.key)) for d in shown],

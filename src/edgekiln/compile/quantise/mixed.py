@@ -2,9 +2,9 @@
 
 1. Wholly in INT8, does the bound hold on samples that calibration never saw? Then nothing is put back.
 2. What does the model's own output gain when one activation is no longer rounded (simulated, with one switch
-per
-   activation in one session), and what do the layers around it cost in float (the written models, timed in
-   turns)? An activation is float only where all that make and read it are: such a set of nodes is the unit.
+   per activation in one session), and what do the layers around it cost in float (the written models, timed
+   in turns)? An activation is float only where all that make and read it are: such a set of nodes is the
+   unit.
 3. The sets are put back, the best gain per cost first; after each step the written model itself is judged.
 
 A judgement has an interval by its number of samples; the search stops at the first set whose own figure
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -25,13 +25,12 @@ import msgspec
 import numpy as np
 
 from edgekiln.compile.quantise import simulate
-from edgekiln.compile.quantise.flips import expected_agreement
+from edgekiln.compile.quantise.bounds import Bound, Verdict, outputs
 from edgekiln.compile.quantise.layers import layers
 from edgekiln.compile.quantise.observers import Ranges
 from edgekiln.engines import Arrays
 from edgekiln.errors import ConversionFailed
-from edgekiln.prove.parity import ParityStream
-from edgekiln.records import LayerLoss, Task
+from edgekiln.records import LayerLoss
 
 CANDIDATES = 16
 """Activations whose float form is written and timed."""
@@ -39,31 +38,6 @@ PROBES = 8
 """Validation samples on which each activation's effect on the output is simulated."""
 LADDER = (1, 2, 3, 4, 6, 8, 12, 16)
 LEAST_SAMPLES = 8
-SQNR_FLOOR_DB = 20.0
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """``value`` against ``limit`` (both: higher is better) on ``n`` samples; ``interval`` is the 95 % one."""
-
-    what: str
-    value: float
-    limit: float
-    n: int
-    interval: tuple[float, float] | None
-    remark: str = ""
-
-    @property
-    def holds(self) -> bool:
-        return self.value >= self.limit - 1e-12
-
-    def sentence(self) -> str:
-        unit = " dB" if self.what == "SQNR" else ""
-        sure = ""
-        if self.interval is not None:
-            sure = f", 95 % interval {self.interval[0]:.3f} to {self.interval[1]:.3f}; {self.remark}"
-        sign = "at least" if self.holds else "below"
-        return f"{self.what} {self.value:.4g}{unit}, {sign} {self.limit:.4g} (n = {self.n}{sure})"
 
 
 Write: TypeAlias = Callable[[Collection[str]], Path]
@@ -77,20 +51,18 @@ class Ground:
     """What the search stands on: ``original`` is the float model, ``recovered`` the same with decided
     weights.
 
-    ``run`` opens a written model and maps samples to outputs. ``validation`` are samples that neither ranges
-    nor rounding saw.
+    ``run`` opens a written model and maps samples to outputs. ``bound`` is held on samples that neither
+    ranges nor rounding saw.
     """
 
     original: Any
     recovered: Any
     ranges: Ranges
     symmetric: bool
-    validation: Callable[[], Iterable[Arrays]]
-    calibration: Callable[[], Iterable[Arrays]]
     run: Callable[[Path], Callable[[Arrays], dict[str, Any]]]
     write: Write
     time: Time
-    task: Task
+    bound: Bound
     threads: int
     only: frozenset[str] | None = None
 
@@ -108,17 +80,13 @@ class Found:
     note: str
 
 
-def search(ground: Ground, drop: float, losses: Sequence[LayerLoss]) -> Found:
-    """The fewest, cheapest layers in float so that ``1 - drop`` of the decisions stay the float model's.
+def search(ground: Ground, losses: Sequence[LayerLoss]) -> Found:
+    """The fewest, cheapest layers in float so that the bound holds.
 
-    Decisions are top classes, and how many change is estimated (``flips``); a model without classes is held
-    to ``SQNR_FLOOR_DB``. Whatever changes top-1
-    accuracy changes a decision, so accuracy can't drop by more on the same samples. Raises ConversionFailed
-    where there are too few samples to judge by, or no set of layers holds the bound.
+    Raises ConversionFailed where there are too few samples to judge by, or no set of layers holds the bound.
     """
-    truth = _truth(ground)
     whole = ground.write(())
-    verdict = _judged(ground, whole, truth, drop)
+    verdict = ground.bound.judge(ground.run(whole))
     if verdict.n < LEAST_SAMPLES:
         why = f"{verdict.n} samples were kept from calibration; a bound needs at least {LEAST_SAMPLES}"
         raise ConversionFailed("holding the bound of", "int8-mixed", why, "Give more --data")
@@ -133,7 +101,7 @@ def search(ground: Ground, drop: float, losses: Sequence[LayerLoss]) -> Found:
             break
         keep = tuple(dict.fromkeys(node for one in ranked[:count] for node in one.nodes))
         file = ground.write(keep)
-        found, tried = _judged(ground, file, truth, drop), sum(x.node in keep for x in marked)
+        found, tried = ground.bound.judge(ground.run(file)), sum(x.node in keep for x in marked)
         if found.holds:
             told = tuple(msgspec.structs.replace(x, in_float=x.node in keep) for x in marked)
             many = f"{sum(x.in_float for x in told)} of {len(losses)} layers stay float"
@@ -146,44 +114,6 @@ def search(ground: Ground, drop: float, losses: Sequence[LayerLoss]) -> Found:
     )
     cure = "Use the float artifact, allow a larger drop, or give more data like that of the field"
     raise ConversionFailed("holding the bound of", "int8-mixed", why, cure)
-
-
-# ---------------------------------------------------------------- judging
-
-
-@dataclass(frozen=True)
-class _Truth:
-    """The float model's outputs on the validation samples, and its scores on all samples there are."""
-
-    validation: list[dict[str, Any]]
-    scores: list[Any]
-
-
-def _truth(ground: Ground) -> _Truth:
-    kept = _outputs(ground.original, ground.validation(), ground.threads)
-    if ground.task != "classification":
-        return _Truth(kept, [])
-    seen = _outputs(ground.original, ground.calibration(), ground.threads)
-    return _Truth(kept, [next(iter(o.values())) for o in (*kept, *seen)])
-
-
-def _judged(ground: Ground, file: Path, truth: _Truth, drop: float) -> Verdict:
-    stream = ParityStream(ground.task)
-    runner = ground.run(file)
-    scores = []
-    for sample, expected in zip(ground.validation(), truth.validation, strict=True):
-        made = dict(zip(expected, runner(sample).values(), strict=True))
-        stream.add(expected, made)
-        scores.append(next(iter(made.values())))
-    parity = stream.result()
-    if parity.agreement.value is not None:
-        theirs = [next(iter(o.values())) for o in truth.validation]
-        value, interval = expected_agreement(truth.scores, theirs, scores)
-        seen = f"{parity.agreement.value:.3f} of {parity.agreement.n} seen"
-        return Verdict("expected agreement", value, 1 - drop, parity.samples, interval, seen)
-    worst = parity.worst
-    found = -math.inf if worst is None or worst.sqnr_db is None else worst.sqnr_db
-    return Verdict("SQNR", found, SQNR_FLOOR_DB, parity.samples, None)
 
 
 # ---------------------------------------------------------------- ranking
@@ -223,8 +153,8 @@ def _gains(ground: Ground) -> list[_Unit]:
     held = simulate.quantised_activations(ground.recovered, ground.ranges, only=ground.only)
     fake = simulate.fake_quantised(ground.recovered, held, ground.ranges, ground.symmetric, switches=True)
     runner = simulate.session(fake, ground.threads)
-    probes = list(itertools.islice(ground.validation(), PROBES))
-    truth = _outputs(ground.original, probes, ground.threads)
+    probes = list(itertools.islice(ground.bound.samples(), PROBES))
+    truth = outputs(ground.original, probes, ground.threads)
     names = [o.name for o in runner.get_outputs()]
     switches = [f"{simulate.SWITCH}{k}" for k in range(len(held))]
 
@@ -284,12 +214,6 @@ def _marked(units: Sequence[_Unit], losses: Sequence[LayerLoss]) -> tuple[LayerL
 def _work(model: Any, layer: Any) -> float:
     weight = next(i for i in model.graph.initializer if i.name == layer.weight)
     return float(np.prod(weight.dims))
-
-
-def _outputs(model: Any, probes: Iterable[Arrays], threads: int) -> list[dict[str, Any]]:
-    runner = simulate.session(model, threads)
-    names = [o.name for o in runner.get_outputs()]
-    return [dict(zip(names, runner.run(names, dict(s)), strict=True)) for s in probes]
 
 
 def _error(truth: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]]) -> float:
