@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,31 @@ from edgekiln.intake import take_in
 from edgekiln.job import Job, ModelOrder
 from edgekiln.records import Artifact, Build, Decision, Task
 from measuring.process import ROOT, environment
+from quantisation.boxes import LEAST_SCORE
 from quantisation.contenders import Order
+from quantisation.judging import MAP_THRESHOLD
 
 MAX_DROP = 0.01
-LEAST_SQNR_DB = 20.0
-"""The bound where the job can't say what a drop is: an error of 1 % of the signal's energy."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How a job says the task of a scene, and at most 1 % of loss by the scene's own judgement."""
+
+    task: Task
+    budget: dict[str, Any]
+    metric: dict[str, Any] = field(default_factory=dict)
+
+
+_DROP = {"max_drop": MAX_DROP}
+ASKED = {
+    "classes": Asked("classification", _DROP),
+    "boxes": Asked("detection", _DROP, {"decoder": "nanodet", "bins": 11, "agreement_score": LEAST_SCORE}),
+    "map": Asked("segmentation", _DROP, {"classes": 2, "threshold": MAP_THRESHOLD}),
+    # A mean cosine of 0.99 is an error of 2 % of the energy, and 1 % of the energy is 20 dB.
+    "embedding": Asked("tensors", {"sqnr_db": 17.0}),
+    "values": Asked("tensors", {"sqnr_db": 20.0}),
+}
 
 
 def build(order: Order) -> tuple[Artifact, str]:
@@ -71,7 +92,7 @@ def _why_nothing(work: Path) -> str:
 
 def job_text(order: Order, work: Path) -> str:
     """The job as TOML: the scene's graph and samples, this machine, the bound, and what was asked for."""
-    classes = order.scene.judge == "classes"
+    asked = ASKED[order.scene.judge]
     search: dict[str, Any] = {"threads": order.threads}
     if order.recipes:
         search["recipes"] = list(order.recipes)
@@ -86,10 +107,11 @@ def job_text(order: Order, work: Path) -> str:
     }
     if (order.folder / "validation.csv").is_file():
         top["eval"] = str((order.folder / "validation.csv").resolve())
-    model = {"source": str(order.graph.resolve()), "task": "classification" if classes else "tensors"}
-    budget = {"max_drop": MAX_DROP} if classes else {"sqnr_db": LEAST_SQNR_DB}
+    model = {"source": str(order.graph.resolve()), "task": asked.task}
+    budget = asked.budget if order.bounded else {}
+    tables = (("model", model), ("metric", asked.metric), ("budget", budget), ("search", search))
     lines = [f"{key} = {json.dumps(value)}" for key, value in top.items()]
-    for name, table in (("model", model), ("budget", budget if order.bounded else {}), ("search", search)):
+    for name, table in tables:
         lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
     return "\n".join(lines) + "\n"
 

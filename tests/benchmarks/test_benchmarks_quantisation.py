@@ -447,7 +447,14 @@ def test_our_job_is_one_that_edgekiln_reads_with_what_was_asked_for(tmp_path: Pa
     assert len(list(job.path(str(job.data)).glob("*.npz"))) == 3, "as many samples as everyone else has"
     assert job.path(str(job.eval)).is_file()
     (work / "job.toml").write_text(ours.job_text(order(tmp_path, judge="map"), work))
-    assert load(work / "job.toml").budget.sqnr_db == 20.0
+    pages = load(work / "job.toml")
+    assert (pages.model.task, pages.budget.max_drop, pages.metric.threshold) == ("segmentation", 0.01, 0.3)
+    (work / "job.toml").write_text(ours.job_text(order(tmp_path, judge="boxes"), work))
+    boxes = load(work / "job.toml")
+    assert (boxes.model.task, boxes.metric.decoder, boxes.metric.bins) == ("detection", "nanodet", 11)
+    for judge, db in (("embedding", 17.0), ("values", 20.0)):
+        (work / "job.toml").write_text(ours.job_text(order(tmp_path, judge=judge), work))
+        assert load(work / "job.toml").budget.sqnr_db == db
     (work / "job.toml").write_text(ours.job_text(order(tmp_path, bounded=False), work))
     assert load(work / "job.toml").budget.max_drop is None, "what was chosen before is made whatever it gives"
 

@@ -21,7 +21,11 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 DAMP = 0.01
-"""Share of its own variance that is added to every input's: bounds what a weak direction can take."""
+"""Least share of its own variance that is added to every input's: bounds what a weak direction can take.
+
+A covariance of ``depth`` unknowns from ``count`` vectors is known to about ``depth / count``: that share is
+added where it is more. With ``DAMP`` alone wide layers of small maps fit the calibration pictures only.
+"""
 BLOCK = 64
 
 
@@ -75,7 +79,7 @@ def rounded(weights: NDArray[Any], seen: Moments, most: int = 127) -> Floats:
     """
     w = np.asarray(weights, np.float64)
     scales, ends = row_scales(w, most), np.abs(w).argmax(2)
-    upper = _inverse_factor(seen.covariance())
+    upper = _inverse_factor(seen.covariance(), max(DAMP, seen.depth / max(seen.count, 1)))
     left, made = w.copy(), np.empty_like(w)
     depth = w.shape[2]
     for start in range(0, depth, BLOCK):
@@ -107,7 +111,7 @@ def output_error(weights: NDArray[Any], other: NDArray[Any], seen: Moments) -> f
     return float(max(total, 0.0) / (d.shape[0] * d.shape[1]))
 
 
-def _inverse_factor(covariance: Floats) -> Floats:
+def _inverse_factor(covariance: Floats, damp: float) -> Floats:
     """Upper triangular U with U^T U = (covariance + damping)^-1, per group.
 
     The Cholesky factor of the matrix with its axes reversed is, reversed again, upper triangular with
@@ -116,7 +120,6 @@ def _inverse_factor(covariance: Floats) -> Floats:
     """
     spread = np.diagonal(covariance, axis1=1, axis2=2).clip(min=0.0)
     least = np.maximum(1e-6 * spread.mean(axis=1, keepdims=True), 1e-10)
-    damp = DAMP
     while True:
         added = damp * spread + least
         damped = covariance + added[:, :, None] * np.eye(covariance.shape[1])
