@@ -1,6 +1,8 @@
 """Passes over the float graph: each is reported, each is checked, and what changes outputs is undone."""
 
 import hashlib
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,8 +14,10 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+from edgekiln.compile import simplify
 from edgekiln.compile.graph import MIN_OPSET, Known, _checked, _run, _write, ops, optimise
-from edgekiln.errors import BadInput
+from edgekiln.compile.simplify import simplified
+from edgekiln.errors import BadInput, ConversionFailed
 from edgekiln.records import PassReport
 
 CLASSIFIER = Path(find_spec("rapidocr").origin).parent / "models" / "ch_ppocr_mobile_v2.0_cls_mobile.onnx"
@@ -447,3 +451,35 @@ def test_a_size_that_the_graph_refuses_is_named_with_the_cure(tmp_path):
             [at(48, 64)],
         )
     assert "flattens" in caught.value.cure
+
+
+# ---------------------------------------------------------------- simplifiers in a process of their own
+
+
+def test_a_simplifier_leaves_nothing_of_itself_in_this_process(net):
+    """In a fresh interpreter, because other tests import what they need."""
+    script = (
+        "import sys, onnx\n"
+        "from edgekiln.compile.simplify import simplified\n"
+        f"made, note = simplified('onnxsim', onnx.load({str(net)!r}))\n"
+        "assert 'onnxsim' not in sys.modules and 'torch' not in sys.modules\n"
+        "print(note, len(made.graph.node))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("onnxsim 0")
+
+
+def test_a_graph_that_a_simplifier_refuses_gives_its_last_words():
+    broken = helper.make_model(helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [], []))
+    broken.graph.node[0].op_type = "NoSuchOperator"
+    broken.graph.output.append(helper.make_tensor_value_info("z", 1, [1]))
+    with pytest.raises(ConversionFailed) as caught:
+        simplified("onnxsim", broken)
+    assert caught.value.why
+    assert "Traceback" not in caught.value.why
+
+
+def test_a_simplifier_that_does_not_end_is_ended(net, monkeypatch):
+    monkeypatch.setattr(simplify, "SECONDS", 0.01)
+    with pytest.raises(ConversionFailed, match="did not end in"):
+        simplified("onnxslim", onnx.load(net))

@@ -7,20 +7,19 @@ and its report says why. onnxslim and onnxsim both try the same work; the better
 
 from __future__ import annotations
 
-import contextlib
-import io
-import sys
+import functools
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekiln.compile.simplify import TOOLS, simplified
 from edgekiln.engines import Arrays
-from edgekiln.errors import BadInput, ConversionFailed
+from edgekiln.errors import BadInput
 from edgekiln.model.onnx_file import all_nodes
 from edgekiln.records import Outcome, PassReport
 
@@ -61,11 +60,10 @@ def optimise(
     model, report = _checked("opset-upgrade", _upgrade_opset, model, known)
     reports.append(report)
     tried = [
-        _checked("simplify-onnxslim", _onnxslim, model, known),
-        _checked("simplify-onnxsim", _onnxsim, model, known),
+        _checked(f"simplify-{tool}", functools.partial(simplified, tool), model, known) for tool in TOOLS
     ]
-    model, simplified = _better(model, tried)
-    reports += simplified
+    model, both = _better(model, tried)
+    reports += both
     reports.append(_runtime_fusion(model))
     model = onnx.shape_inference.infer_shapes(model)
     _write(model, into)
@@ -128,51 +126,6 @@ def _upgrade_opset(model: Any) -> tuple[Any, str]:
     if version >= MIN_OPSET:
         return model, f"opset {version} is new enough"
     return onnx.version_converter.convert_version(model, MIN_OPSET), f"opset {version} → {MIN_OPSET}"
-
-
-def _onnxslim(model: Any) -> tuple[Any, str]:
-    import onnxslim
-
-    copy = type(model)()
-    copy.CopyFrom(model)
-    with _silence():
-        slim = onnxslim.slim(copy)
-    if slim is None:
-        raise ConversionFailed(
-            "simplifying with onnxslim", "the graph", "it gave nothing back", "Go on without"
-        )
-    return slim, f"onnxslim {onnxslim.__version__}"
-
-
-@contextlib.contextmanager
-def _without(package: str) -> Iterator[None]:
-    """Importing as if ``package`` were not installed, unless it is loaded already.
-
-    onnxsim loads torch where it finds it, for parts that are not used here: 130 MB and two seconds.
-    """
-    if package in sys.modules:
-        yield
-        return
-    sys.modules[package] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        del sys.modules[package]
-
-
-def _onnxsim(model: Any) -> tuple[Any, str]:
-    import importlib.metadata
-
-    with _without("torch"):
-        import onnxsim
-
-    with _silence():
-        simple, ok = onnxsim.simplify(model)
-    if not ok:
-        raise ConversionFailed(
-            "simplifying with onnxsim", "the graph", "its own check failed", "Go on without"
-        )
-    return simple, f"onnxsim {importlib.metadata.version('onnxsim')}"
 
 
 def _runtime_fusion(model: Any) -> PassReport:
@@ -403,10 +356,3 @@ def _strip(model: Any) -> None:
 
 def _x(shape: Any) -> str:
     return "x".join(str(n) for n in shape)
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Converters print tables and warnings of their own; the report says what they did."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        yield
