@@ -51,6 +51,18 @@ def test_what_each_recipe_does():
         "w4-block32": [
             ("compress-weights", {"kind": "linear", "bits": 4, "granularity": "per_block", "block": 32})
         ],
+        **{
+            f"w4-block32+{method}": [
+                (
+                    "compress-weights",
+                    {"kind": "linear", "bits": 4, "granularity": "per_block", "block": 32, "method": method},
+                )
+            ]
+            for method in ("gptq", "awq")
+        },
+        "w8-block32": [
+            ("compress-weights", {"kind": "linear", "bits": 8, "granularity": "per_block", "block": 32})
+        ],
         "palette4": [("compress-weights", {"kind": "palette", "bits": 4})],
         "palette6": [("compress-weights", {"kind": "palette", "bits": 6})],
         "palette8": [("compress-weights", {"kind": "palette", "bits": 8})],
@@ -58,9 +70,9 @@ def test_what_each_recipe_does():
     }
 
 
-def test_only_static_and_nncf_recipes_need_calibration():
+def test_what_is_found_on_data_needs_calibration():
     assert {n for n in KNOWN if needs_calibration(recipe(n))} == {
-        n for n in KNOWN if "-static" in n or n.startswith("int8-nncf")
+        n for n in KNOWN if "-static" in n or n.startswith("int8-nncf") or n.endswith(("+gptq", "+awq"))
     }
 
 

@@ -63,7 +63,7 @@ def plan(
     for name in own if recipes is None else dict.fromkeys(recipes):
         reason = (
             ""
-            if unaligned(name) in own or _of_kind(unaligned(name), takes)
+            if unaligned(name) in own or _of_kind(unaligned(name), takes) or _in_blocks(name, target)
             else (f"{target} has no such recipe; it takes {', '.join(takes)}")
         )
         reason = reason or _unfit(name, device, target, matmul_share) or _unjudged(name, samples, apart)
@@ -79,6 +79,11 @@ def _of_kind(name: str, takes: Sequence[str]) -> bool:
     return any(name.startswith(kind) and any(t.startswith(kind.rstrip("+")) for t in takes) for kind in kinds)
 
 
+def _in_blocks(name: str, target: str) -> bool:
+    """Whether ``name`` compresses the weights of matrix products for a target that has such products."""
+    return name.startswith(("w4-block", "w8-block")) and target in {"onnxruntime", "openvino"}
+
+
 def _unfit(name: str, device: Device, target: str, matmul_share: float | None) -> str:
     """Why a recipe is not tried on this device and graph; "" where nothing speaks against it."""
     if (name == "bf16" or name.endswith("+bf16")) and not _computes_bf16(device, target):
@@ -87,7 +92,7 @@ def _unfit(name: str, device: Device, target: str, matmul_share: float | None) -
         return ""
     said = f"MatMul and Gemm do {matmul_share:.1%} of this one's work"
     steps = name.split("+")[1:]
-    for_products = name in MATMUL_ONLY or "layers" in steps
+    for_products = name in MATMUL_ONLY or "layers" in steps or _in_blocks(name, target)
     if for_products and matmul_share < MATMUL_SHARE:
         return f"for matmul-heavy graphs; {said}"
     searched = "round" in steps or "bias" in steps or name.startswith("int8-mixed-")
@@ -190,7 +195,7 @@ def _variant(shop: Workshop, which: Recipe, form: str) -> tuple[Path, Variant]:
             dialect=form,
             path=final.name,
             sha256=sha256_record([sha256_file(p) for p in sorted(into.iterdir())]),
-            precisions=precisions(final) if final.suffix == ".onnx" else {"int8": _fake_quantised(final)},
+            precisions=precisions(final) if final.suffix == ".onnx" else _of_ir(final),
             passes=tuple(reports),
         )
 
@@ -227,5 +232,11 @@ def _rename_all(path: Path, final: Path) -> None:
             old.unlink()
 
 
-def _fake_quantised(path: Path) -> int:
-    return path.read_text(encoding="utf-8").count('type="FakeQuantize"')
+def _of_ir(path: Path) -> dict[str, int]:
+    """What an OpenVINO IR holds quantised: pairs that NNCF placed, else weights in 4 or 8 bits."""
+    text = path.read_text(encoding="utf-8")
+    if fakes := text.count('type="FakeQuantize"'):
+        return {"int8": fakes}
+    # of a product's two constants, integers and zero points, the second is not counted
+    found = {f"w{bits}": text.count(f'element_type="u{bits}"') // 2 for bits in (4, 8)}
+    return {name: n for name, n in found.items() if n}

@@ -310,6 +310,23 @@ def _dynamic(one: Step) -> Applied:
     return Applied(one.into, "")
 
 
+def _compress(one: Step) -> Applied:
+    """Weights alone: decided here for ONNX Runtime and OpenVINO, left to the other targets."""
+    if one.form not in {"ort", "openvino"}:
+        return _left(one)
+    from edgekiln.compile.quantise import weight_forms
+    from edgekiln.compile.quantise.weight_only import compressed
+
+    method, data = str(one.one.params.get("method", "rtn")), one.shop.calibration
+    bits, block = int(one.one.params["bits"]), int(one.one.params["block"])
+    samples = None if data is None or data.ranges_alone or method == "rtn" else data.samples
+    found, note = compressed(one.path, bits, block, method, samples, one.shop.threads)
+    if one.form == "ort":
+        weight_forms.write_onnx(one.path, found, one.into)
+        return Applied(one.into, note)
+    return Applied(weight_forms.write_openvino(one.path, found, one.into.parent), note)
+
+
 def _nncf(one: Step) -> Applied:
     from edgekiln.compile.quantise.nncf import quantise_openvino
 
@@ -325,6 +342,7 @@ def _nncf(one: Step) -> Applied:
 PASSES: dict[str, Apply] = {
     "align": _align,
     "arithmetic": _arithmetic,
+    "compress-weights": _compress,
     "equalise": _equalise,
     "precision": _precision,
     "quantise-static": _static,

@@ -14,7 +14,9 @@ int8-litert-weight            INT8 weights, float arithmetic; also int4-litert-d
 int8-litert-static            INT8 weights and activations; also a16w8-litert-static
 int8-xnnpack-static           ExecuTorch's own XNNPACK quantiser; also -dynamic
 w8-channel                    weights alone: linear, 8 bits, a scale per channel
-w4-block32                    weights alone: linear, 4 bits, a scale per block of 32
+w4-block32                    weights alone: linear, 4 bits, a scale per block of 32; also w8, other blocks
+w4-block32+gptq               decided by the inputs that each product sees; +awq: with levelled inputs;
+                              +bf16 after either, or alone: what stays float in bfloat16 where the target can
 palette6                      weights alone: a table of 2^6 values per tensor; also 4 and 8 bits
 palette4-w8                   weights alone: a table of 16 values, itself held in 8 bits
 
@@ -66,6 +68,9 @@ KNOWN = (
     "int8-xnnpack-dynamic",
     "w8-channel",
     "w4-block32",
+    "w4-block32+gptq",
+    "w4-block32+awq",
+    "w8-block32",
     "palette4",
     "palette6",
     "palette8",
@@ -90,6 +95,9 @@ COMPRESS: dict[str, dict[str, Scalar]] = {
     "palette4-w8": {"kind": "palette", "bits": 4, "table_bits": 8},
 }
 
+BLOCKS = (16, 32, 64, 128, 256)
+"""Weights that share a scale: what MatMulNBits takes."""
+
 LEFT_TO_TARGET = frozenset({"quantise-litert", "quantise-xnnpack", "compress-weights"})
 """Passes that ``convert`` applies, because their result exists in the target's own format only."""
 
@@ -101,6 +109,7 @@ ALIGN = {"+align8": 8, "+align16": 16}
 
 _PERCENTILE = re.compile(r"percentile-(\d{1,2}(?:\.\d{1,6})?|100)")
 _STATIC = re.compile(r"(int8|a16w8)-static-([a-z0-9.-]+)")
+_BLOCKS = re.compile(r"w([48])-block(\d{2,3})(?:\+(gptq|awq))?(\+bf16)?")
 _MIXED = re.compile(r"int8-mixed-(0(?:\.\d{1,4})?)")
 RULES = ("minmax", "mse", "entropy")
 RECOVERABLE = frozenset({"int8-litert-static", "int8-xnnpack-static"})
@@ -123,10 +132,25 @@ def recipe(name: str) -> Recipe:
         return borrowed
     if name in COMPRESS:
         return Recipe(name=name, passes=(Pass(name="compress-weights", params=COMPRESS[name]),))
+    if (compressed := _compressed(name)) is not None:
+        return compressed
     if name.startswith("int8-nncf-") and name in KNOWN:
         preset = name.rsplit("-", 1)[1]
         return Recipe(name=name, passes=(Pass(name="quantise-nncf", params={"preset": preset}),))
     raise BadInput("reading the recipe", name, "no recipe has this name", did_you_mean(name, KNOWN))
+
+
+def _compressed(name: str) -> Recipe | None:
+    """Linear weights in blocks; None where ``name`` is none of these."""
+    match = _BLOCKS.fullmatch(name)
+    if match is None or int(match[2]) not in BLOCKS:
+        return None
+    params: dict[str, Scalar] = {"kind": "linear", "bits": int(match[1]), "granularity": "per_block"}
+    params["block"] = int(match[2])
+    if match[3]:
+        params["method"] = match[3]
+    rest = (Pass(name="arithmetic", params={"type": "bf16"}),) if match[4] else ()
+    return Recipe(name=name, passes=(*rest, Pass(name="compress-weights", params=params)))
 
 
 def unaligned(name: str) -> str:
@@ -229,5 +253,6 @@ def needs_calibration(which: Recipe) -> bool:
         p.name in {"equalise", "recover", "quantise-static", "quantise-mixed", "quantise-nncf"}
         or (p.name == "quantise-litert" and str(p.params["recipe"]).startswith("static"))
         or (p.name == "quantise-xnnpack" and not p.params["dynamic"])
+        or (p.name == "compress-weights" and "method" in p.params)
         for p in which.passes
     )

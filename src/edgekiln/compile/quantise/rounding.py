@@ -79,7 +79,7 @@ def rounded(weights: NDArray[Any], seen: Moments, most: int = 127) -> Floats:
     """
     w = np.asarray(weights, np.float64)
     scales, ends = row_scales(w, most), np.abs(w).argmax(2)
-    upper = _inverse_factor(seen.covariance(), max(DAMP, seen.depth / max(seen.count, 1)))
+    upper = inverse_factor(seen.covariance(), max(DAMP, seen.depth / max(seen.count, 1)))
     left, made = w.copy(), np.empty_like(w)
     depth = w.shape[2]
     for start in range(0, depth, BLOCK):
@@ -111,7 +111,7 @@ def output_error(weights: NDArray[Any], other: NDArray[Any], seen: Moments) -> f
     return float(max(total, 0.0) / (d.shape[0] * d.shape[1]))
 
 
-def _inverse_factor(covariance: Floats, damp: float) -> Floats:
+def inverse_factor(covariance: Floats, damp: float) -> Floats:
     """Upper triangular U with U^T U = (covariance + damping)^-1, per group.
 
     The Cholesky factor of the matrix with its axes reversed is, reversed again, upper triangular with

@@ -335,6 +335,8 @@ def precisions(graph: Path) -> dict[str, int]:
     for node in model.graph.node:
         if node.op_type in _INTEGER_OPS:
             count["int8"] += 1
+        elif node.op_type == "MatMulNBits":
+            count[f"w{next(a.i for a in node.attribute if a.name == 'bits')}"] += 1
         elif node.op_type in _HEAVY_OPS:
             count[_arithmetic(node, makers, types)] += 1
     return dict(sorted(count.items()))

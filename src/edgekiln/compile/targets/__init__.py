@@ -87,6 +87,9 @@ _STATIC = ("int8-static-minmax", "int8-static-mse", "int8-static-mse+round+bias"
 _LAYERS = "int8-static-minmax+round+bias+layers"
 """For graphs of matrix products, whose other operators 8 bits would harm and not speed up."""
 
+_BLOCKS = ("w8-block64", "w8-block128")
+"""Weights of matrix products alone: large blocks are faster, and not every product can be cut into them."""
+
 
 def _row(name: str, recipes: tuple[str, ...], **more: Any) -> Target:
     """A target whose module, engine and proof engine bear its own name, unless ``more`` says otherwise."""
@@ -104,7 +107,7 @@ TARGETS = {
     for t in (
         _row(
             "onnxruntime",
-            ("fp32", "fp16", *_STATIC, "int8-mixed-0.01", _LAYERS, "int8-dynamic"),
+            ("fp32", "fp16", *_STATIC, "int8-mixed-0.01", _LAYERS, "int8-dynamic", *_BLOCKS),
             extra=None,
             per=("kind", "arch", "features", "figures", "threads"),
             flexible=True,
@@ -121,6 +124,7 @@ TARGETS = {
                 _LAYERS,
                 f"{_LAYERS}+bf16",
                 "int8-mixed-0.01+layers+bf16",
+                *_BLOCKS,
                 "int8-nncf-performance",
                 "int8-nncf-mixed",
             ),
