@@ -182,14 +182,23 @@ def read_labels(path: Path) -> tuple[str, ...]:
 # ---------------------------------------------------------------- the model
 
 
+def search_path(job: Job) -> tuple[Path, ...]:
+    """Where the modules that a job names are looked for before the installed ones."""
+    return Path(job.base).resolve(), Path.cwd()
+
+
+def source_is_file(job: Job) -> bool:
+    """Whether the model's source is a file, and no factory."""
+    return ":" not in job.model.source or job.path(job.model.source).exists()
+
+
 def _imported(job: Job, labels: tuple[str, ...], cache: Path, sizes: tuple[Size, ...]) -> tuple[Path, Model]:
     source, weights = job.model.source, job.model.weights
-    search = (Path(job.base).resolve(), Path.cwd())
-    is_file = ":" not in source or job.path(source).exists()
+    search, is_file = search_path(job), source_is_file(job)
     located = str(job.path(source)) if is_file else source
     weights_path = None if weights is None else str(job.path(weights))
     preset = job.preprocess
-    shapes = _import_shapes(job, sizes, is_file)
+    shapes = import_shapes(job, sizes, is_file)
 
     def produce(into: Path) -> Model:
         return import_model(
@@ -205,14 +214,14 @@ def _imported(job: Job, labels: tuple[str, ...], cache: Path, sizes: tuple[Size,
             sizes=sizes,
         )
 
-    code = _code_of(Path(located)) if is_file else _factory_code(source, search)
+    code = _code_of(Path(located)) if is_file else factory_code(source, search)
     given = {"weights": weights_path and _hash_of(Path(weights_path)), "code": code, "tools": _versions()}
     key = [job.name, located, given, shapes, preset, labels, job.model.task, [] if is_file else sizes]
     folder, model, _ = step(cache, "import", key, Model, produce)
     return folder, model
 
 
-def _import_shapes(job: Job, sizes: tuple[Size, ...], is_file: bool) -> dict[str, tuple[int, ...]]:
+def import_shapes(job: Job, sizes: tuple[Size, ...], is_file: bool) -> dict[str, tuple[int, ...]]:
     """What the import fixes: where sizes are asked for nothing in a file, a factory's example at the base."""
     given = input_shapes(job.model)
     if not sizes:
@@ -242,7 +251,7 @@ def _code_of(path: Path) -> dict[str, str]:
     return {str(p): _hash_of(p) for p in files}
 
 
-def _factory_code(source: str, search: tuple[Path, ...]) -> dict[str, str]:
+def factory_code(source: str, search: tuple[Path, ...]) -> dict[str, str]:
     """Hashes of what a factory may import: its package or the modules beside it, and every installed version.
 
     The files that its code reads by itself are not known here.

@@ -35,7 +35,7 @@ from edgekiln.errors import ConversionFailed
 from edgekiln.files import sha256_file
 from edgekiln.records import LayerLoss, Pass, PassReport, Record
 
-_OF_FLOAT = frozenset({"equalise", "recover", "compress-weights"})
+_OF_FLOAT = frozenset({"equalise", "qat", "recover", "compress-weights"})
 
 KEEP_BACK = 4
 """A search holds its bound on one calibration sample in so many, which ranges and rounding don't see."""
@@ -46,7 +46,7 @@ class Step:
     """One pass to apply: ``path`` is the graph so far, ``into`` the file to write, ``form`` the dialect.
 
     ``origin`` is the float graph that this one's weights were rounded from, where that is not the shop's own:
-    the same function with its channels levelled.
+    the same function with its channels levelled, or the fine-tuned one.
     """
 
     one: Pass
@@ -199,6 +199,15 @@ def _equalise(one: Step) -> Applied:
     return Applied(one.into, note)
 
 
+def _qat(one: Step) -> Applied:
+    """The float graph after quantisation-aware fine-tuning by the user's own trainer."""
+    from edgekiln.compile.finetune.apart import fine_tuned
+
+    made, note = fine_tuned(one.shop, 63 if DIALECTS[one.form].reduce_range else 127)
+    one.into.write_bytes(made.read_bytes())
+    return Applied(one.into, note)
+
+
 def _recover(one: Step) -> Applied:
     """Weights on their grids and biases corrected; what 8 bits then cost each layer."""
     data = _given(one)
@@ -325,6 +334,7 @@ PASSES: dict[str, Apply] = {
     "arithmetic": _arithmetic,
     "equalise": _equalise,
     "precision": _precision,
+    "qat": _qat,
     "quantise-static": _static,
     "quantise-dynamic": _dynamic,
     "quantise-mixed": _mixed,

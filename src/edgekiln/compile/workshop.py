@@ -10,6 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from edgekiln.compile.finetune.order import NoTraining, Training
 from edgekiln.compile.quantise.histogram import Observation
 from edgekiln.records import Model
 
@@ -29,6 +30,12 @@ TOOLS = (
     "ai-edge-quantizer",
     "executorch",
     "onnxruntime-qnn",
+)
+
+
+NO_TRAINING = NoTraining(
+    why="the job names no trainer",
+    cure='Give [qat] with trainer = "package.module:function" in the job file, or leave +qat out',
 )
 
 
@@ -57,7 +64,7 @@ class Workshop:
 
     ``model_sha256`` is the hash of ``graph``: it names the graph in the cache. ``model`` is what the
     bundle will say of it: signature, preprocessing, labels. ``sizes`` are the (height, width) that a graph
-    with symbolic height and width is made for.
+    with symbolic height and width is made for. ``training`` is what fine-tunes it, or why nothing can.
     """
 
     graph: Path
@@ -67,6 +74,7 @@ class Workshop:
     threads: int
     model: Model
     sizes: tuple[tuple[int, int], ...] = ()
+    training: Training | NoTraining = NO_TRAINING
 
 
 def tools() -> dict[str, str]:
