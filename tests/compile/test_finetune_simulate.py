@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgekiln.compile.finetune.simulate import Prepared, fake_quantised, prepared
+from edgekiln.compile.finetune.simulate import Prepared, activation_grids, as_float, fake_quantised, prepared
 from edgekiln.errors import ConversionFailed
 
 
@@ -82,6 +82,17 @@ def test_no_grid_before_a_clamp_and_none_on_the_scores(ready: Prepared) -> None:
         assert "output" not in readers
     assert ready.weights == 2
     assert ready.activations >= 2
+
+
+def test_what_passes_as_float_leaves_no_range_behind() -> None:
+    ready = prepared(net(), X, 127, "model:build")
+    with torch.no_grad(), as_float(ready.model):
+        ready.model(X["x"] * 100)
+    assert all(torch.isinf(g.activation_post_process.min_val) for g in activation_grids(ready.model))
+    with torch.no_grad():
+        ready.model(X["x"])
+    held = [float(g.activation_post_process.max_val) for g in activation_grids(ready.model)]
+    assert 0.99 < max(held) < 2
 
 
 def test_it_takes_batches_of_any_size(ready: Prepared) -> None:

@@ -17,8 +17,11 @@ import torch
 from safetensors.numpy import load_file
 
 from edgekiln.compile.finetune.order import NoTraining, Train, Training
+from edgekiln.compile.finetune.simulate import prepared
 from edgekiln.compile.finetune.worker import WEIGHTS, fine_tune, supervise
+from edgekiln.compile.make import plan
 from edgekiln.compile.recipes import recipe
+from edgekiln.devices import load as device
 from edgekiln.errors import BadInput, ConversionFailed, EdgekilnError
 from edgekiln.finetuning import training
 from edgekiln.intake import take_in
@@ -28,7 +31,7 @@ from fakes.command import Kiln
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "qat_digits"
-RECIPES = ("fp32", "int8-static-minmax", "int8-static-minmax+qat")
+RECIPES = ("fp32", "int8-static-minmax", "int8-static-minmax+qat", "int8-static-learned+qat")
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +74,7 @@ def figure(built: dict[str, Any], name: str, what: str) -> float:
 def test_fine_tuning_wins_back_what_plain_int8_loses(built: dict[str, Any]) -> None:
     assert figure(built, "int8-static-minmax", "accuracy_drop") > 0.2
     assert figure(built, "int8-static-minmax+qat", "accuracy_drop") < 0.2
-    better, plain = (figure(built, name, "agreement") for name in RECIPES[:0:-1])
+    better, plain = (figure(built, name, "agreement") for name in RECIPES[2:0:-1])
     assert better > plain + 0.1
 
 
@@ -82,12 +85,19 @@ def test_the_original_model_stays_the_judge(built: dict[str, Any]) -> None:
 
 
 def test_the_report_says_what_was_trained(built: dict[str, Any]) -> None:
-    proof = next(p for p in built["proofs"] if p["artifact"]["recipe"].endswith("+qat"))
+    proof = next(p for p in built["proofs"] if p["artifact"]["recipe"] == RECIPES[2])
     note = proof["artifact"]["passes"][0]["note"]
     assert "fine-tuned by digits:fine_tune" in note
     assert "37 of 37 float tensors changed" in note
     assert "last loss 0." in note
     assert [layer["op"] for layer in proof["artifact"]["passes"][1]["layers"]].count("Conv") == 7
+
+
+def test_learned_ranges_find_their_tensors(built: dict[str, Any]) -> None:
+    proof = next(p for p in built["proofs"] if p["artifact"]["recipe"] == "int8-static-learned+qat")
+    assert "9 of them as training left them" in proof["artifact"]["passes"][1]["note"], "one for each grid"
+    gap = figure(built, RECIPES[3], "accuracy_drop") - figure(built, RECIPES[2], "accuracy_drop")
+    assert abs(gap) < 0.1, "they are those of the same tensors"
 
 
 def weights_of(job: Path) -> Path:
@@ -143,6 +153,7 @@ def test_its_name_follows_the_trainer_and_what_it_is_given(order: Train, job: Pa
 
 
 TRAINERS = """
+import copy
 import sys
 import torch
 
@@ -171,6 +182,12 @@ def another_type(model):
 
 def another_shape(model):
     model.head.weight = torch.nn.Parameter(torch.zeros(2, 4))
+
+def a_copy(model):
+    found = copy.deepcopy(model)
+    with torch.no_grad():
+        found.head.bias.add_(1)
+    return found
 
 class TwoAtOnce(torch.nn.Module):
     def __init__(self, model):
@@ -241,7 +258,7 @@ def refusal(bad: Train, trainer: str, **changed: Any) -> EdgekilnError:
 @pytest.mark.parametrize(
     ("trainer", "why"),
     [
-        ("raises", r"AttributeError: 'NoneType' object has no attribute 'shape' \(bad_trainers.py, line 7\)"),
+        ("raises", r"AttributeError: 'NoneType' object has no attribute 'shape' \(bad_trainers.py, line 8\)"),
         ("leaves", "SystemExit: 3"),
         ("needs_more", "missing 1 required positional argument: 'learning_rate'"),
         ("nan_weights", "'head.weight' holds NaN"),
@@ -259,6 +276,17 @@ def test_a_bad_trainer_is_named_with_its_cause(bad: Train, trainer: str, why: st
     assert error.to == f"bad_trainers:{trainer}"
     assert re.search(why, error.why), error.why
     assert error.cure
+
+
+def test_a_trained_copy_is_taken_as_the_model(bad: Train) -> None:
+    """A copy of an exported model has lost the way to change its mode."""
+    order = msgspec.structs.replace(bad.training, trainer="bad_trainers:a_copy")
+    module = build_module(order.source, (Path(bad.into),))
+    before = module.state_dict()["head.bias"].clone()
+    inputs = {"x": torch.zeros(1, 1, 8, 8)}
+    done = supervise(order, module, prepared(module.eval(), inputs, 127, "net").model, inputs)
+    assert torch.equal(module.state_dict()["head.bias"], before + 1)
+    assert (done.changed, done.tensors) == (1, 4)
 
 
 def test_a_missing_module_and_a_name_that_is_none(bad: Train) -> None:
@@ -301,6 +329,17 @@ def test_without_a_trainer_or_a_factory_the_row_says_what_to_do(digit_files: Pat
     assert "[qat]" in row["cure"]
 
 
+def test_with_a_trainer_every_target_of_static_int8_tries_it() -> None:
+    def tried(target: str, trainer: bool) -> list[str]:
+        return [name for name, skip in plan(device("host"), target, None, trainer=trainer) if "+qat" in name]
+
+    assert tried("onnxruntime", True) == tried("tensorrt", True) == ["int8-static-minmax+qat"]
+    assert tried("openvino", True) == ["int8-static-minmax+qat"]
+    assert tried("litert", True) == ["int8-litert-static+qat"]
+    assert tried("executorch", True) == ["int8-xnnpack-static+qat"]
+    assert tried("coreml", True) == tried("onnxruntime", False) == []
+
+
 @pytest.mark.parametrize("source", ["net.onnx", "net.pt2"])
 def test_a_graph_without_training_code_is_refused_with_the_cure(
     source: str, built: dict[str, Any], job: Path
@@ -319,6 +358,7 @@ def test_a_graph_without_training_code_is_refused_with_the_cure(
         ("int8-static-mse+equalise+qat", "levelled"),
         ("int8-static-minmax+qat+layers", "products alone"),
         ("a16w8-static-minmax+qat", "8 bits"),
+        ("int8-static-learned", "in fine-tuning"),
         ("int8-litert-dynamic+qat", "static INT8"),
         ("fp32+qat", "static INT8"),
     ],
@@ -333,6 +373,7 @@ def test_what_does_not_go_together_with_training_says_why(name: str, why: str) -
     "name",
     [
         "int8-static-minmax+qat",
+        "int8-static-learned+qat+bias",
         "int8-static-mse+qat+round+bias",
         "int8-litert-static+qat+bias",
         "int8-xnnpack-static+qat",

@@ -22,6 +22,7 @@ A static INT8 recipe may carry steps after a "+", each of which can be used alon
 
 int8-static-mse+equalise      channels levelled first (cross-layer equalisation, SmoothQuant)
 int8-static-minmax+qat        on the float graph that the job's own trainer fine-tuned (torchao)
+int8-static-learned+qat       the same with the activations' ranges that training settled on
 int8-static-mse+round         weights rounded by the inputs that their layer sees (as GPTQ does)
 int8-static-mse+bias          the mean of each output channel corrected
 int8-static-mse+round+bias    both, in one pass; and so on, always in this order
@@ -103,7 +104,7 @@ ALIGN = {"+align8": 8, "+align16": 16}
 _PERCENTILE = re.compile(r"percentile-(\d{1,2}(?:\.\d{1,6})?|100)")
 _STATIC = re.compile(r"(int8|a16w8)-static-([a-z0-9.-]+)")
 _MIXED = re.compile(r"int8-mixed-(0(?:\.\d{1,4})?)")
-RULES = ("minmax", "mse", "entropy")
+RULES = ("minmax", "mse", "entropy", "learned")
 RECOVERABLE = frozenset({"int8-litert-static", "int8-xnnpack-static"})
 
 
@@ -206,6 +207,9 @@ def _static_recipe(name: str, base: str, steps: list[str]) -> Recipe | None:
     rule: dict[str, Scalar] | None = {"rule": own_rule} if static is None else _rule(static[2])
     if rule is None or (static is not None and static[1] == "a16w8" and "layers" in steps):
         return None
+    if rule["rule"] == "learned" and "qat" not in steps:
+        why, cure = "ranges are learned in fine-tuning", f"Use {base}+qat with [qat] in the job file"
+        raise BadInput("reading the recipe", name, why, cure)
     if rule["rule"] == "entropy" and static is not None and static[1] == "a16w8":
         return None  # with more levels than the histogram has bins it would be minmax by another name
     bits = 16 if static is not None and static[1] == "a16w8" else 8

@@ -51,8 +51,30 @@ class Train(Record, frozen=True, kw_only=True, tag="train"):
     into: str
 
 
+class Mark(Record, frozen=True, kw_only=True):
+    """What tells one tensor from others, and the range (low, high) of the grid that training left on it.
+
+    ``values`` are some of its values on the probe, at even distances.
+    """
+
+    shape: tuple[int, ...]
+    values: tuple[float, ...]
+    low: float
+    high: float
+
+
 class Trained(Record, frozen=True, kw_only=True, tag="trained"):
-    """``path`` of the exported float graph below the folder, and what was done."""
+    """Paths of the exported float graph and of the ``probe`` (.npz) below the folder, what was done, and the
+    grids that training left on activations."""
 
     path: str
+    probe: str
     note: str
+    marks: tuple[Mark, ...]
+
+
+class Tuned(Record, frozen=True, kw_only=True):
+    """A fine-tuned graph, kept: what was done, and the learned range (low, high) by tensor of the graph."""
+
+    note: str
+    learned: dict[str, tuple[float, float]]

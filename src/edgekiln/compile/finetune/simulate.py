@@ -8,6 +8,7 @@ convolutional networks for efficient inference", section 3.2.2), as the exported
 
 from __future__ import annotations
 
+import contextlib
 import types
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -187,6 +188,30 @@ def _drop_unwritten(model: torch.fx.GraphModule) -> None:
 
 _CLAMPS = ("relu", "relu_", "hardtanh", "hardtanh_", "relu6", "clamp")
 _PRODUCTS = ("linear", "matmul", "mm", "addmm", "bmm")
+
+
+def activation_grids(model: torch.fx.GraphModule) -> list[Any]:
+    """The modules that round activations, each once."""
+    targets = dict.fromkeys(str(n.target) for n in fake_quantised(model) if not _of_weight(n))
+    return list(dict.fromkeys(model.get_submodule(target) for target in targets))
+
+
+@contextlib.contextmanager
+def as_float(model: torch.nn.Module) -> Iterator[None]:
+    """Meanwhile ``model`` rounds nothing, and its grids don't see what passes."""
+    from torchao.quantization.pt2e import FakeQuantizeBase
+
+    grids: list[Any] = [m for m in model.modules() if isinstance(m, FakeQuantizeBase)]
+    before = [(g.fake_quant_enabled.clone(), g.observer_enabled.clone()) for g in grids]
+    for grid in grids:
+        grid.disable_fake_quant()
+        grid.disable_observer()
+    try:
+        yield
+    finally:
+        for grid, (rounds, sees) in zip(grids, before, strict=True):
+            grid.fake_quant_enabled.copy_(rounds)
+            grid.observer_enabled.copy_(sees)
 
 
 def fake_quantised(model: torch.fx.GraphModule) -> Iterator[torch.fx.Node]:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 import msgspec
 import numpy as np
 
-from edgekiln.compile.finetune.order import Train, Trained, Training
+from edgekiln.compile.finetune.learned import marks
+from edgekiln.compile.finetune.order import Mark, Train, Trained, Training
 from edgekiln.compile.worker import refusal
 from edgekiln.errors import BadInput, ConversionFailed, EdgekilnError
 from edgekiln.model.importers import import_model, torch_shapes
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 DOING = "fine-tuning with"
 WEIGHTS = "fine-tuned.safetensors"
+PROBE = "probe.npz"
 
 Inputs = Mapping[str, "torch.Tensor"]
 
@@ -58,15 +60,17 @@ def fine_tune(order: Train) -> Trained:
     ready = prepared(module, inputs, order.most, training.source)
     done = supervise(training, module, ready.model, inputs)
     _export(module, training, into, search)
-    return Trained(path="model.onnx", note=_note(training, done, ready))
+    np.savez(into / PROBE, allow_pickle=False, **{name: t.numpy() for name, t in inputs.items()})
+    return Trained(path="model.onnx", probe=PROBE, note=_note(training, done, ready), marks=done.marks)
 
 
 class Supervised(NamedTuple):
-    """How many float tensors of how many a trainer changed, and the last loss where it told one."""
+    """How many float tensors of how many a trainer changed, the last loss if it told one, and the ranges."""
 
     changed: int
     tensors: int
     loss: float | None
+    marks: tuple[Mark, ...]
 
 
 def supervise(
@@ -90,7 +94,8 @@ def supervise(
     if before != after:
         why = f"its outputs were {_told(before)} and are {_told(after)} after training"
         raise ConversionFailed(DOING, trainer, why, "Train the model in place and keep its layers")
-    return Supervised(changed, tensors, loss)
+    trained.eval()
+    return Supervised(changed, tensors, loss, marks(trained, inputs))
 
 
 def _seed(seed: int) -> None:
@@ -151,7 +156,12 @@ def _result(returned: Any, model: torch.nn.Module, trainer: str) -> tuple[torch.
     if returned is None:
         return model, None
     if isinstance(returned, torch.nn.Module):
-        return returned, None
+        own, theirs = model.state_dict(), returned.state_dict()
+        same = own.keys() == theirs.keys() and all(own[k].shape == theirs[k].shape for k in own)
+        if not same:
+            return returned, None
+        model.load_state_dict(theirs)  # a copy of an exported model can't change its mode
+        return model, None
     try:
         loss = float(returned)
     except (TypeError, ValueError, RuntimeError):
@@ -201,9 +211,11 @@ def _shapes(model: torch.nn.Module, inputs: Inputs, trainer: str) -> list[tuple[
     """Shapes of the outputs in evaluation mode; the mode is training afterwards."""
     import torch
 
+    from edgekiln.compile.finetune.simulate import as_float
+
     try:
         model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), as_float(model):  # the example is no data: no range may follow it
             shapes = [tuple(t.shape) for _, t in flatten(model(*inputs.values()))]
         model.train()
     except Exception as error:
@@ -241,7 +253,6 @@ def _note(training: Training, done: Supervised, ready: Prepared) -> str:
         f"{ready.activations} of activations, seed {training.seed}: {what}",
         "" if done.loss is None else f"last loss {done.loss:.4g}",
         ready.remark,
-        "ranges are found anew on the calibration data",
     ]
     return "; ".join(filter(None, parts))
 
