@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from edgekiln.finetuning import training
 from edgekiln.intake import take_in
 from edgekiln.job import Job, ModelOrder, QatOrder, load
 from edgekiln.model.torch_source import build_module
+from edgekiln.road import build
 from fakes.command import Kiln
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,11 +40,12 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The example's job file, beside its code and with its data, in a folder of its own."""
     folder = tmp_path_factory.mktemp("example") / "examples" / "qat_digits"
     shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    subprocess.run(
-        [sys.executable, str(folder / "digits.py")], check=True, env=Kiln(folder, folder).environment()
-    )
+    made = runpy.run_path(str(folder / "digits.py"))
+    threads = torch.get_num_threads()
+    made["main"]()
+    torch.set_num_threads(threads)
     text = (folder / "job.toml").read_text()
-    text = text.replace("epochs = 20", "epochs = 8").replace("samples = 60", "samples = 5")
+    text = text.replace("epochs = 20", "epochs = 6").replace("samples = 60", "samples = 5")
     start, end = text.index("recipes = ["), text.index("\n]\n", text.index("recipes = ["))
     (folder / "job.toml").write_text(f"{text[:start]}recipes = {json.dumps(RECIPES)}{text[end + 2 :]}")
     return folder / "job.toml"
@@ -105,12 +107,11 @@ def weights_of(job: Path) -> Path:
     return found
 
 
-def test_a_second_build_trains_nothing(built: dict[str, Any], job: Path, kiln: Kiln) -> None:
+def test_a_second_build_trains_nothing(built: dict[str, Any], job: Path) -> None:
     before = weights_of(job).stat().st_mtime_ns
-    done = kiln("build", "job.toml")
-    assert done.code == 0, done.stderr
+    again = build(load(job), cache=job.parent / "cache")
     assert weights_of(job).stat().st_mtime_ns == before
-    assert evidence(job)["proofs"] == built["proofs"]
+    assert json.loads(msgspec.json.encode(again.proofs)) == built["proofs"]
 
 
 @pytest.fixture(scope="module")
