@@ -263,7 +263,7 @@ def toml_kind(fence: Fence) -> str:
         return "devices"
     if "model" in data:
         return "job"
-    if data and set(data) <= {"preprocess", "budget", "search"}:
+    if data and set(data) <= {"preprocess", "budget", "qat", "search"}:
         return "part"
     raise Unclassified(fence.page, fence.line, fence.text, "neither a job nor rows of the catalogue")
 

@@ -28,7 +28,7 @@ LAYERS = (
     {"prove", "runtime"},
     {"compile", "choose", "labelling", "ship", "serve", "language", "arrcoc"},
     {"report", "intake"},
-    {"baseline", "rows"},
+    {"baseline", "finetuning", "rows"},
     {"calibrated", "tuned"},
     {"road", "benching", "diagnosis", "explanation", "inspection", "verification"},
     {"api"},

@@ -260,6 +260,28 @@ def test_a_count_below_one_is_refused(tmp_path, text):
     assert text.split(" ")[0] in refused(tmp_path, f"{MODEL}[search]\n{text}\n").why
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("epochs = 0", "epochs"),
+        ("steps = -1", "steps"),
+        ("seed = 4294967296", "seed"),
+        ("seconds = 0", "seconds"),
+        ("arguments = { epochs = 3 }", "epochs stands in [qat.arguments]"),
+    ],
+)
+def test_figures_of_a_training_that_nothing_can_mean_are_refused(tmp_path, text, why):
+    assert why in refused(tmp_path, f'{MODEL}[qat]\ntrainer = "train:fine_tune"\n{text}\n').why
+
+
+def test_a_trainer_is_given_what_the_table_says(tmp_path):
+    text = f'{MODEL}[qat]\ntrainer = "train:fine_tune"\nsteps = 9\narguments = {{ rate = 0.5, name = "a" }}\n'
+    qat = load(written(tmp_path, text)).qat
+    assert qat is not None
+    assert qat.given() == {"rate": 0.5, "name": "a", "steps": 9}
+    assert load(written(tmp_path, MODEL)).qat is None
+
+
 def test_a_job_without_devices_is_refused_however_it_was_made(tmp_path):
     assert "no device" in refused(tmp_path, "devices = []\n" + MODEL).why
     with pytest.raises(BadInput, match="no device"):

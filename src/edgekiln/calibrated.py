@@ -143,7 +143,7 @@ def told_and_kept(
 
 def _rests_on_ranges(name: str) -> bool:
     passes = {p.name for p in recipe(name).passes}
-    return "quantise-static" in passes and "equalise" not in passes
+    return "quantise-static" in passes and not {"equalise", "qat"} & passes
 
 
 def _domain(intake: Intake, cache: Path, threads: int) -> Check:

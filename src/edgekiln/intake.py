@@ -22,7 +22,7 @@ from edgekiln.cache import step
 from edgekiln.errors import BadInput
 from edgekiln.files import sha256_file, sha256_record
 from edgekiln.job import Job, MetricOrder, Size, input_shapes, input_sizes, size_text, sizes_text
-from edgekiln.labelling import classes_of, labelled, metric_order
+from edgekiln.labelling import classes_of, labelled, metric_order, read_labels
 from edgekiln.model import data, onnx_file, preprocess, signature
 from edgekiln.model.importers import import_model
 from edgekiln.prove.environment import version_of
@@ -31,7 +31,6 @@ from edgekiln.records import Dataset, Model, Rejected, Sample, Signature, Tensor
 
 RANDOM_SAMPLES = 8
 HELD_BACK = 0.25
-MAX_LABELS_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -188,36 +187,26 @@ def random_inputs(sig: Signature, seed: int = 0) -> dict[str, NDArray[Any]]:
     return {spec.name: _random(spec, rng) for spec in sig.inputs}
 
 
-def read_labels(path: Path) -> tuple[str, ...]:
-    """Class names, one a line; blank lines at the end do not count."""
-    try:
-        if path.stat().st_size > MAX_LABELS_BYTES:
-            raise BadInput(
-                "reading the labels", path, "the file is larger than 16 MiB", "Give one name a line"
-            )
-        names = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
-    except FileNotFoundError as error:
-        raise BadInput("reading the labels", path, "there is no such file", "Check the path") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(
-            "reading the labels", path, f"it is no UTF-8 text ({error})", "Save it as UTF-8"
-        ) from error
-    if not names:
-        raise BadInput("reading the labels", path, "it is empty", "Give one class name a line")
-    return tuple(name.strip() for name in names)
-
-
 # ---------------------------------------------------------------- the model
+
+
+def search_path(job: Job) -> tuple[Path, ...]:
+    """Where the modules that a job names are looked for before the installed ones."""
+    return Path(job.base).resolve(), Path.cwd()
+
+
+def source_is_file(job: Job) -> bool:
+    """Whether the model's source is a file, and no factory."""
+    return ":" not in job.model.source or job.path(job.model.source).exists()
 
 
 def _imported(job: Job, labels: tuple[str, ...], cache: Path, sizes: tuple[Size, ...]) -> tuple[Path, Model]:
     source, weights = job.model.source, job.model.weights
-    search = (Path(job.base).resolve(), Path.cwd())
-    is_file = ":" not in source or job.path(source).exists()
+    search, is_file = search_path(job), source_is_file(job)
     located = str(job.path(source)) if is_file else source
     weights_path = None if weights is None else str(job.path(weights))
     preset = job.preprocess
-    shapes = _import_shapes(job, sizes, is_file)
+    shapes = import_shapes(job, sizes, is_file)
 
     def produce(into: Path) -> Model:
         return import_model(
@@ -233,14 +222,14 @@ def _imported(job: Job, labels: tuple[str, ...], cache: Path, sizes: tuple[Size,
             sizes=sizes,
         )
 
-    code = _code_of(Path(located)) if is_file else _factory_code(source, search)
+    code = _code_of(Path(located)) if is_file else factory_code(source, search)
     given = {"weights": weights_path and _hash_of(Path(weights_path)), "code": code, "tools": _versions()}
     key = [job.name, located, given, shapes, preset, labels, job.model.task, [] if is_file else sizes]
     folder, model, _ = step(cache, "import", key, Model, produce)
     return folder, model
 
 
-def _import_shapes(job: Job, sizes: tuple[Size, ...], is_file: bool) -> dict[str, tuple[int, ...]]:
+def import_shapes(job: Job, sizes: tuple[Size, ...], is_file: bool) -> dict[str, tuple[int, ...]]:
     """What the import fixes: where sizes are asked for nothing in a file, a factory's example at the base."""
     given = input_shapes(job.model)
     if not sizes:
@@ -270,7 +259,7 @@ def _code_of(path: Path) -> dict[str, str]:
     return {str(p): _hash_of(p) for p in files}
 
 
-def _factory_code(source: str, search: tuple[Path, ...]) -> dict[str, str]:
+def factory_code(source: str, search: tuple[Path, ...]) -> dict[str, str]:
     """Hashes of what a factory may import: its package or the modules beside it, and every installed version.
 
     The files that its code reads by itself are not known here.

@@ -17,6 +17,9 @@ task = "classification"       # detection, segmentation, text, embedding, tensor
 input_shape = "1x3x224x224"   # or a table: { name = "1x3x224x224" }
 sizes = [224, "320x416"]      # several input sizes from one build: HEIGHTxWIDTH, the base first
 
+[qat]                         # the fields of QatOrder: a trainer for recipes with +qat
+trainer = "train:fine_tune"   # package.module:function, beside this file or installed
+
 [preprocess]                  # the fields of records.Preprocess
 [metric]                      # the fields of MetricOrder: how outputs and labels of the task are read
 [budget]                      # max_drop, agreement, sqnr_db, latency_ms, memory_mb, size_mb, ...
@@ -39,7 +42,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from edgekiln.errors import BadInput, did_you_mean
-from edgekiln.records import Budget, Preprocess, Record, Task
+from edgekiln.records import Budget, Preprocess, Record, Scalar, Task
 
 MAX_JOB_BYTES = 1 << 20
 MAX_FIGURE = 1e15
@@ -134,6 +137,27 @@ class MetricOrder(Record, frozen=True, kw_only=True):
     pool: Literal["none", "first", "mean"] = "none"
 
 
+class QatOrder(Record, frozen=True, kw_only=True):
+    """Quantisation-aware fine-tuning of a PyTorch factory's model by ``trainer``, package.module:function.
+
+    It is called as ``trainer(model, **arguments)``, with ``epochs``, ``steps`` and ``data`` (an absolute
+    path, whose contents count in the cache) where they are given. ``seconds`` bounds it.
+    """
+
+    trainer: str
+    epochs: int | None = None
+    steps: int | None = None
+    data: str | None = None
+    seed: int = 0
+    seconds: float = 3600.0
+    arguments: dict[str, Scalar] = msgspec.field(default_factory=dict)
+
+    def given(self) -> dict[str, Scalar]:
+        """All numbers and words that go to the trainer by name."""
+        counts = {"epochs": self.epochs, "steps": self.steps}
+        return {**self.arguments, **{k: v for k, v in counts.items() if v is not None}}
+
+
 class Job(Record, frozen=True, kw_only=True):
     """``base`` is the folder that relative paths start from; it is set by ``load``."""
 
@@ -148,6 +172,7 @@ class Job(Record, frozen=True, kw_only=True):
     out: str = "edgekiln-out"
     preprocess: Preprocess | None = None
     metric: MetricOrder = MetricOrder()
+    qat: QatOrder | None = None
     budget: BudgetOrder = BudgetOrder()
     search: SearchOrder = SearchOrder()
     base: str = "."
@@ -206,6 +231,7 @@ def check(job: Job, where: object) -> None:
         )
     input_sizes(job)
     _check_metric(job.metric, where)
+    _check_qat(job.qat, where)
     if job.search.threads is not None and job.search.threads < 1:
         raise BadInput("reading", where, "threads must be at least 1", "Give --threads 1 or more")
     for key in ("convert_seconds", "convert_memory_mb"):
@@ -244,6 +270,23 @@ def _check_metric(order: MetricOrder, where: object) -> None:
     if wrong is not None:
         why = f"{wrong} = {getattr(order, wrong)} is out of its range"
         raise BadInput("reading [metric] of", where, why, "See docs/job.md for what it takes")
+
+
+def _check_qat(order: QatOrder | None, where: object) -> None:
+    """Raises BadInput for figures of [qat] that no training can mean."""
+    if order is None:
+        return
+    doing = "reading [qat] of"
+    twice = {"epochs", "steps", "data"} & set(order.arguments)
+    if twice:
+        why = f"{min(twice)} stands in [qat.arguments]"
+        raise BadInput(doing, where, why, f"Write it in [qat] itself: {min(twice)} = ...")
+    for key, least in (("epochs", 1), ("steps", 1), ("seed", 0)):
+        value = getattr(order, key)
+        if value is not None and not least <= value < 1 << 32:
+            raise BadInput(doing, where, f"{key} = {value} is out of its range", f"Give {least} or more")
+    if not 0 < order.seconds < MAX_FIGURE:
+        raise BadInput(doing, where, f"seconds = {order.seconds} is no limit", "Give a positive number")
 
 
 def input_shapes(order: ModelOrder) -> dict[str, tuple[int, ...]]:

@@ -16,6 +16,7 @@ from edgekiln.prove.metrics import Metric
 from edgekiln.records import Dataset, Model, Rejected
 
 MAX_CHARSET_BYTES = 16 << 20
+MAX_LABELS_BYTES = 16 << 20
 
 
 def metric_order(job: Job, folder: Path, model: Model) -> MetricOrder:
@@ -66,6 +67,25 @@ def labelled(
     digest = found.sha256 if len(kept) == len(found.samples) else sha256_record(kept)
     changed = msgspec.structs.replace(found, samples=kept, rejected=tuple(rejected), sha256=digest)
     return changed, truths
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """Class names, one a line; blank lines at the end do not count."""
+    try:
+        if path.stat().st_size > MAX_LABELS_BYTES:
+            raise BadInput(
+                "reading the labels", path, "the file is larger than 16 MiB", "Give one name a line"
+            )
+        names = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+    except FileNotFoundError as error:
+        raise BadInput("reading the labels", path, "there is no such file", "Check the path") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(
+            "reading the labels", path, f"it is no UTF-8 text ({error})", "Save it as UTF-8"
+        ) from error
+    if not names:
+        raise BadInput("reading the labels", path, "it is empty", "Give one class name a line")
+    return tuple(name.strip() for name in names)
 
 
 def read_characters(path: Path) -> tuple[str, ...]:

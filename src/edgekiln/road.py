@@ -34,6 +34,7 @@ from edgekiln.compile.workshop import Workshop
 from edgekiln.devices import Device, load
 from edgekiln.errors import BadInput, EdgekilnError, MachineFault, did_you_mean
 from edgekiln.files import check_space, disk_errors, sha256_file, write_bytes, write_json
+from edgekiln.finetuning import training
 from edgekiln.intake import Intake, dataset_key, samples, take_in
 from edgekiln.job import Job, Size, size_text
 from edgekiln.model.signature import image_layout
@@ -106,6 +107,7 @@ def build(
         intake, order = take_in(job, store), given(job)
     with say.step("optimise the graph"):
         shop, passes = _shop(intake, store, threads, order)
+        shop = replace(shop, training=training(job, intake.model))
         several, passes = _several(intake, store, threads, order) if intake.sizes else (None, passes)
         check_file(order, shop if several is None else several.flexible)
     with say.step("run the float model over the data"):
@@ -230,7 +232,9 @@ def _make_and_prove(
         (device, target, name, skip)
         for device in devices
         for target in _targets(device, job, work.targets)
-        for name, skip in plan(device, target, job.search.recipes, share, _drop(job), count, apart)
+        for name, skip in plan(
+            device, target, job.search.recipes, share, _drop(job), count, apart, job.qat is not None
+        )
     ]
     say.expect(2 * sum(not skip for *_, skip in rows))
     for device, target, name, skip in rows:

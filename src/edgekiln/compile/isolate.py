@@ -79,7 +79,7 @@ class Converters:
             raise
         if isinstance(answer, Converted):
             return answer.artifact
-        raise _error(answer)
+        raise error_of(answer)
 
     def _start(self, target: str) -> Process:
         folder = self._scratch / target
@@ -107,11 +107,12 @@ def _unended(lost: Lost, process: Process, target: str, order: Conversion) -> Co
     return ConversionFailed(f"converting for {target}", order.variant.recipe.name, how + said, cure)
 
 
-def _error(answer: NotConverted) -> EdgekilnError:
+def error_of(answer: NotConverted) -> EdgekilnError:
+    """The error that a worker process met, to be raised in this one."""
     if answer.kind == "missing-extra":
         return MissingExtra(answer.doing, answer.to, answer.extra)
     kind = {"failed": ConversionFailed, "bad-input": BadInput, "machine": MachineFault}[answer.kind]
     return kind(answer.doing, answer.to, answer.why, answer.cure)
 
 
-__all__ = ["Converters", "Limits"]
+__all__ = ["Converters", "Limits", "error_of"]

@@ -10,6 +10,8 @@ import msgspec
 import numpy as np
 
 from edgekiln.cache import step
+from edgekiln.compile.finetune.apart import check_training
+from edgekiln.compile.finetune.order import Training
 from edgekiln.compile.isolate import Converters
 from edgekiln.compile.passes import KEEP_BACK, Step, apply
 from edgekiln.compile.quantise.mixed import LEAST_SAMPLES
@@ -34,6 +36,8 @@ MATMUL_ONLY = frozenset({"int8-dynamic", "int8-xnnpack-dynamic"})
 
 DROP = 0.01
 """The share of decisions that a mixed recipe may change where the budget says nothing."""
+TRAINED = ("int8-static-minmax", "int8-litert-static", "int8-xnnpack-static")
+"""What is tried on a fine-tuned graph where no recipe was named, of the kinds that the target takes."""
 LENT_SAMPLES = 64
 BF16 = {"openvino": frozenset({"avx512_bf16", "amx_bf16"}), "tensorrt": frozenset({"bf16"})}
 """By target, the features of a device with which it computes in bfloat16."""
@@ -47,6 +51,7 @@ def plan(
     drop: float = DROP,
     samples: int | None = None,
     apart: int | None = None,
+    trainer: bool = False,
 ) -> list[tuple[str, str]]:
     """(recipe, reason to skip it or "") for each recipe that ``target`` tries on ``device``.
 
@@ -54,11 +59,13 @@ def plan(
     dynamic quantisation leaves all others in float, so below a half it is not worth its cost. ``drop`` is the
     bound that mixed recipes hold where none was asked for by name, ``samples`` how many calibration samples
     there are, where it is known: of too few none can be kept back to hold a bound on. ``apart`` is how many
-    validation samples the job brings, None where it brings none.
+    validation samples the job brings, None where it brings none. With a ``trainer`` a target of static INT8
+    tries it on the fine-tuned graph too.
     Of the recipes that were asked for none is left out without a reason; any steps can be asked for.
     """
     takes = TARGETS[target].recipes
     own = [at_drop(name, drop) for name in takes]
+    own += _on_trained(takes) if trainer else []
     rows = []
     for name in own if recipes is None else dict.fromkeys(recipes):
         reason = (
@@ -71,6 +78,12 @@ def plan(
             reason = f"{name}+bf16 is tried instead: {device.name} computes in bfloat16"
         rows.append((name, reason))
     return rows
+
+
+def _on_trained(takes: Sequence[str]) -> list[str]:
+    """The recipe with ``+qat`` of a target that takes ``takes``; none where it takes no static INT8."""
+    kinds = {base: base.rpartition("-")[0] if base.endswith("-minmax") else base for base in TRAINED}
+    return [f"{base}+qat" for base, kind in kinds.items() if any(t.startswith(kind) for t in takes)]
 
 
 def _of_kind(name: str, takes: Sequence[str]) -> bool:
@@ -176,13 +189,17 @@ def _variant(shop: Workshop, which: Recipe, form: str) -> tuple[Path, Variant]:
             "Give --data with pictures like those of the field",
         )
 
+    trained = any(p.name == "qat" for p in which.passes)
+    if trained:
+        check_training(shop, which.name)
+
     def produce(into: Path) -> Variant:
         path, reports = shop.graph, []
         origin = None
         for number, one in enumerate(which.passes):
             made = into / f"{number}.onnx"
             path, report = apply(Step(one, shop, form, path, made, origin))
-            origin = path if one.name in {"align", "equalise"} else origin
+            origin = path if one.name in {"align", "equalise", "qat"} else origin
             reports.append(report)
         final = into / f"graph{path.suffix}"
         if path == shop.graph:
@@ -203,6 +220,7 @@ def _variant(shop: Workshop, which: Recipe, form: str) -> tuple[Path, Variant]:
     searched = any(p.name == "quantise-mixed" for p in which.passes)
     held_on = shop.validation.sha256 if searched and shop.validation else ""
     key = [shop.model_sha256, which, form, seen, held_on, tools()]
+    key += [shop.training.sha256, shop.threads] if trained and isinstance(shop.training, Training) else []
     folder, variant, _ = step(shop.cache, "variant", key, Variant, produce)
     return folder, variant
 

@@ -36,7 +36,7 @@ from edgekiln.errors import ConversionFailed
 from edgekiln.files import sha256_file
 from edgekiln.records import LayerLoss, Pass, PassReport, Record
 
-_OF_FLOAT = frozenset({"equalise", "recover", "compress-weights"})
+_OF_FLOAT = frozenset({"equalise", "qat", "recover", "compress-weights"})
 
 KEEP_BACK = 4
 """A search holds its bound on one calibration sample in so many, which ranges and rounding don't see."""
@@ -47,7 +47,7 @@ class Step:
     """One pass to apply: ``path`` is the graph so far, ``into`` the file to write, ``form`` the dialect.
 
     ``origin`` is the float graph that this one's weights were rounded from, where that is not the shop's own:
-    the same function with its channels levelled.
+    the same function with its channels levelled, or the fine-tuned one.
     """
 
     one: Pass
@@ -133,11 +133,11 @@ def _precision(one: Step) -> Applied:
 
 
 def _static(one: Step) -> Applied:
-    rule, dialect, data = str(one.one.params["rule"]), DIALECTS[one.form], _given(one)
+    dialect, data = DIALECTS[one.form], _given(one)
     ready = prepared(one.path, dialect, one.into.with_name("prepared.onnx"))
-    seen = observations(one.shop, ready, data)
+    seen, rule, remark = _seen(one, ready, data)
     held = quantise_static(ready, seen, rule, one.one.params, dialect, one.into)
-    note = f"dialect {one.form}: {len(held)} ranges by {rule} from {samples_text(data)}"
+    note = f"dialect {one.form}: {len(held)} ranges by {rule} from {samples_text(data)}{remark}"
     if not dialect.hexagon and (unknown := unknown_operators(ready)):
         note += f"; in float, without a quantised form: {', '.join(f'{k} {n}' for k, n in unknown.items())}"
     return Applied(one.into, note, _losses(one, ready, held))
@@ -200,6 +200,30 @@ def _equalise(one: Step) -> Applied:
     return Applied(one.into, note)
 
 
+def _qat(one: Step) -> Applied:
+    """The float graph after fine-tuning by the user's own trainer."""
+    from edgekiln.compile.finetune.apart import fine_tuned
+
+    made, tuned = fine_tuned(one.shop, _grid_end(one))
+    one.into.write_bytes(made.read_bytes())
+    return Applied(one.into, tuned.note)
+
+
+def _grid_end(one: Step) -> int:
+    return 63 if DIALECTS[one.form].reduce_range else 127
+
+
+def _seen(one: Step, ready: Path, data: Calibration) -> tuple[dict[str, Observation], str, str]:
+    """What was seen, the rule to read it by, and a remark: ranges that training learned are extremes."""
+    seen, rule = observations(one.shop, ready, data), str(one.one.params["rule"])
+    if rule != "learned":
+        return seen, rule, ""
+    from edgekiln.compile.finetune.apart import as_learned
+
+    learned, remark = as_learned(one.shop, _grid_end(one), seen)
+    return learned, "minmax", remark
+
+
 def _recover(one: Step) -> Applied:
     """Weights on their grids and biases corrected; what 8 bits then cost each layer."""
     data = _given(one)
@@ -219,7 +243,7 @@ def _recovered(one: Step, data: Calibration) -> tuple[Path, str]:
         round=bool(params["round"]),
         bias=bool(params["bias"]),
         symmetric=dialect.symmetric,
-        most=63 if dialect.reduce_range else 127,
+        most=_grid_end(one),
         bits=int(params.get("activation_bits", 8)),
     )
     ready = prepared(one.path, dialect, one.into.with_name("prepared.onnx"))
@@ -227,7 +251,8 @@ def _recovered(one: Step, data: Calibration) -> tuple[Path, str]:
 
     def produce(into: Path) -> _Recovered:
         model = onnx.load(ready)
-        held = ranges(observations(one.shop, ready, data), str(params["rule"]), dialect.symmetric, params)
+        seen, rule, _ = _seen(one, ready, data)
+        held = ranges(seen, rule, dialect.symmetric, params)
         only = layer_nodes(ready) if params.get("layers") else None
         made, note = recover(model, held, data.samples, what, one.shop.threads, only)
         _remember(made, sha256_file(ready))
@@ -345,6 +370,7 @@ PASSES: dict[str, Apply] = {
     "compress-weights": _compress,
     "equalise": _equalise,
     "precision": _precision,
+    "qat": _qat,
     "quantise-static": _static,
     "quantise-dynamic": _dynamic,
     "quantise-mixed": _mixed,

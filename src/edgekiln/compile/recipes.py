@@ -23,6 +23,8 @@ palette4-w8                   weights alone: a table of 16 values, itself held i
 A static INT8 recipe may carry steps after a "+", each of which can be used alone:
 
 int8-static-mse+equalise      channels levelled first (cross-layer equalisation, SmoothQuant)
+int8-static-minmax+qat        on the float graph that the job's own trainer fine-tuned (torchao)
+int8-static-learned+qat       the same with the activations' ranges that training settled on
 int8-static-mse+round         weights rounded by the inputs that their layer sees (as GPTQ does)
 int8-static-mse+bias          the mean of each output channel corrected
 int8-static-mse+round+bias    both, in one pass; and so on, always in this order
@@ -101,7 +103,7 @@ BLOCKS = (16, 32, 64, 128, 256)
 LEFT_TO_TARGET = frozenset({"quantise-litert", "quantise-xnnpack", "compress-weights"})
 """Passes that ``convert`` applies, because their result exists in the target's own format only."""
 
-STEPS = ("equalise", "round", "bias", "layers", "bf16")
+STEPS = ("equalise", "qat", "round", "bias", "layers", "bf16")
 """What may follow a static recipe after a "+", in this order."""
 
 ALIGN = {"+align8": 8, "+align16": 16}
@@ -111,7 +113,7 @@ _PERCENTILE = re.compile(r"percentile-(\d{1,2}(?:\.\d{1,6})?|100)")
 _STATIC = re.compile(r"(int8|a16w8)-static-([a-z0-9.-]+)")
 _BLOCKS = re.compile(r"w([48])-block(\d{2,3})(?:\+(gptq|awq))?(\+bf16)?")
 _MIXED = re.compile(r"int8-mixed-(0(?:\.\d{1,4})?)")
-RULES = ("minmax", "mse", "entropy")
+RULES = ("minmax", "mse", "entropy", "learned")
 RECOVERABLE = frozenset({"int8-litert-static", "int8-xnnpack-static"})
 
 
@@ -120,6 +122,8 @@ def recipe(name: str) -> Recipe:
     if (plain := unaligned(name)) != name:
         return _aligned(name, plain)
     base, *steps = name.split("+")
+    if "qat" in steps:
+        _check_trainable(name, base, steps)
     if (static := _static_recipe(name, base, steps)) is not None:
         return static
     if name == "fp32":
@@ -181,7 +185,7 @@ def _borrowed(name: str, base: str, steps: list[str]) -> Recipe | None:
         return None
     if not steps:
         return Recipe(name=name, passes=(last,))
-    if base not in RECOVERABLE or steps != [s for s in ("equalise", "round", "bias") if s in steps]:
+    if base not in RECOVERABLE or steps != [s for s in ("equalise", "qat", "round", "bias") if s in steps]:
         return None
     return Recipe(name=name, passes=(*_recovery(steps, {"rule": "minmax"}), last))
 
@@ -191,10 +195,30 @@ def _recovery(steps: list[str], own: dict[str, Scalar]) -> list[Pass]:
     found = []
     if "equalise" in steps:
         found.append(Pass(name="equalise", params={"alpha": 0.5}))
+    if "qat" in steps:
+        found.append(Pass(name="qat", params={}))
     if {"round", "bias"} & set(steps):
         wanted: dict[str, Scalar] = {"round": "round" in steps, "bias": "bias" in steps}
         found.append(Pass(name="recover", params={**own, **wanted}))
     return found
+
+
+def _check_trainable(name: str, base: str, steps: list[str]) -> None:
+    """Raises BadInput with the reason where fine-tuning does not go together with the rest of ``name``."""
+    refused = {
+        "equalise": "levelled channels have other grids than those that the weights were trained on",
+        "layers": "training simulates the grids of all operators, not of products alone",
+    }
+    reason = next((why for step, why in refused.items() if step in steps), "")
+    if _MIXED.fullmatch(base):
+        reason = "the search holds its bound against the graph that it is given, which training has changed"
+    elif base.startswith("a16w8"):
+        reason = "training simulates activations of 8 bits"
+    elif not _STATIC.fullmatch(base) and base not in RECOVERABLE:
+        reason = "training simulates static INT8"
+    if reason:
+        cure = f"Use {base} without +qat, or int8-static-minmax+qat (and +round, +bias)"
+        raise BadInput("reading the recipe", name, reason, cure)
 
 
 def _static_recipe(name: str, base: str, steps: list[str]) -> Recipe | None:
@@ -207,6 +231,9 @@ def _static_recipe(name: str, base: str, steps: list[str]) -> Recipe | None:
     rule: dict[str, Scalar] | None = {"rule": own_rule} if static is None else _rule(static[2])
     if rule is None or (static is not None and static[1] == "a16w8" and "layers" in steps):
         return None
+    if rule["rule"] == "learned" and "qat" not in steps:
+        why, cure = "ranges are learned in fine-tuning", f"Use {base}+qat with [qat] in the job file"
+        raise BadInput("reading the recipe", name, why, cure)
     if rule["rule"] == "entropy" and static is not None and static[1] == "a16w8":
         return None  # with more levels than the histogram has bins it would be minmax by another name
     bits = 16 if static is not None and static[1] == "a16w8" else 8

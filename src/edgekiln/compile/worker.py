@@ -55,12 +55,13 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
             artifact = TARGETS[request.target].convert(request.order, Path(request.into))
             answer = Converted(artifact=artifact)
         except Exception as error:
-            answer = _refusal(error, request)
+            answer = refusal(error, "converting for", request.target)
         answers.write(msgspec.json.encode(answer) + b"\n")
         answers.flush()
 
 
-def _refusal(error: Exception, request: Convert) -> NotConverted:
+def refusal(error: Exception, doing: str, to: str) -> NotConverted:
+    """The answer that stands for ``error``: its own words, or its type and text."""
     if isinstance(error, MissingExtra):
         kind, extra = "missing-extra", error.extra
     else:
@@ -73,13 +74,12 @@ def _refusal(error: Exception, request: Convert) -> NotConverted:
         )
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
         why = f"the disk is full ({error})"
-        doing, cure = "converting for", "Free some disk space"
-        return NotConverted(kind="machine", doing=doing, to=request.target, why=why, cure=cure)
+        return NotConverted(kind="machine", doing=doing, to=to, why=why, cure="Free some disk space")
     traceback.print_exc()  # to stderr: the whole of it is for a report, not for the row
     said = str(error).strip().splitlines()
     why = f"{type(error).__name__}: {' '.join(said[:3])}"[:500]
     cure = "This is a fault of the converter or of edgekiln: please report it with the model"
-    return NotConverted(kind="failed", doing="converting for", to=request.target, why=why, cure=cure)
+    return NotConverted(kind="failed", doing=doing, to=to, why=why, cure=cure)
 
 
 def main() -> None:

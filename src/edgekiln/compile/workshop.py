@@ -10,6 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from edgekiln.compile.finetune.order import NoTraining, Training
 from edgekiln.compile.quantise.histogram import Observation
 from edgekiln.prove.metrics import Metric
 from edgekiln.records import Model
@@ -30,6 +31,12 @@ TOOLS = (
     "ai-edge-quantizer",
     "executorch",
     "onnxruntime-qnn",
+)
+
+
+NO_TRAINING = NoTraining(
+    why="the job names no trainer",
+    cure='Give [qat] with trainer = "package.module:function" in the job file, or leave +qat out',
 )
 
 
@@ -75,7 +82,7 @@ class Workshop:
     ``model_sha256`` is the hash of ``graph``: it names the graph in the cache. ``model`` is what the
     bundle will say of it: signature, preprocessing, labels. ``sizes`` are the (height, width) that a graph
     with symbolic height and width is made for. ``validation`` None: the model has no metric, no samples of
-    its own.
+    its own. ``training`` is what fine-tunes it, or why nothing can.
     """
 
     graph: Path
@@ -86,6 +93,7 @@ class Workshop:
     model: Model
     sizes: tuple[tuple[int, int], ...] = ()
     validation: Validation | None = None
+    training: Training | NoTraining = NO_TRAINING
 
 
 def tools() -> dict[str, str]:

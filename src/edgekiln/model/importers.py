@@ -91,7 +91,7 @@ def _load(
     path = Path(source)
     if torch_source.is_factory(source) and not path.exists():
         torch_source.import_torch(_DOING, source)
-        base = _torch_shapes(shapes, preprocess, source)
+        base = torch_shapes(shapes, preprocess, source)
         found, files = torch_export.export_factory(
             source,
             Path(weights) if weights else None,
@@ -147,8 +147,8 @@ def _refuse_other_formats(path: Path) -> None:
         raise BadInput(_DOING, path, "it is neither a file nor the name of a factory", cure)
 
 
-def _torch_shapes(shapes: Shapes, preprocess: Preprocess | None, source: str) -> Shapes:
-    """The shapes that were given, or the one that ``preprocess`` implies."""
+def torch_shapes(shapes: Shapes, preprocess: Preprocess | None, source: str) -> Shapes:
+    """The shapes that were given, or the one that ``preprocess`` implies. Raises BadInput without either."""
     if shapes:
         return shapes
     if preprocess is None:

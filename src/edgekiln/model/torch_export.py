@@ -184,7 +184,8 @@ def _output_names(names: list[str]) -> list[str]:
 # ---------------------------------------------------------------- export and comparison
 
 
-def _run_onnx(proto: ModelProto, inputs: Mapping[str, torch.Tensor]) -> list[NDArray[Any]]:
+def run_onnx(proto: ModelProto, inputs: Mapping[str, torch.Tensor]) -> list[NDArray[Any]]:
+    """The graph's outputs in order, by ONNX Runtime on one thread. Raises ValueError for other inputs."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -337,7 +338,7 @@ def _case_at(
 
 def _agree(proto: ModelProto, cases: list[Case]) -> tuple[float, str]:
     """(largest absolute difference over all cases, "" or the first thing that is wrong)."""
-    found = [compare(case.outputs, _run_onnx(proto, case.inputs)) for case in cases]
+    found = [compare(case.outputs, run_onnx(proto, case.inputs)) for case in cases]
     return max(error for error, _ in found), next((wrong for _, wrong in found if wrong), "")
 
 

@@ -8,13 +8,15 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgekiln.errors import BadInput, MissingExtra, did_you_mean
 from edgekiln.files import sha256_file
 
 if TYPE_CHECKING:
     import torch
+
+T = TypeVar("T")
 
 _FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -72,9 +74,9 @@ def _forget_stale(source: str, folders: tuple[Path, ...]) -> None:
         importlib.invalidate_caches()
 
 
-def _find(source: str) -> Callable[[], Any]:
-    """The factory that ``source`` names. Importing runs the user's own code, as asked."""
-    doing = "importing the model factory"
+def _find(source: str, what: str = "model factory") -> Callable[..., Any]:
+    """The function that ``source`` names. Importing runs the user's own code, as asked."""
+    doing = f"importing the {what}"
     module_name, _, name = source.partition(":")
     try:
         found: Any = importlib.import_module(module_name)
@@ -93,13 +95,13 @@ def _find(source: str) -> Callable[[], Any]:
     for part in name.split("."):
         if not hasattr(found, part):
             known = [n for n in dir(found) if not n.startswith("_") and callable(getattr(found, n))]
-            cure = did_you_mean(part, known) if known else "Define the factory there."
+            cure = did_you_mean(part, known) if known else f"Define the {what} there."
             raise BadInput(doing, source, f"'{module_name}' has no '{part}'", cure)
         found = getattr(found, part)
     if not callable(found):
-        raise BadInput(doing, source, f"'{name}' is not callable", "Name a function that returns the model.")
-    factory: Callable[[], Any] = found
-    return factory
+        raise BadInput(doing, source, f"'{name}' is not callable", "Name a function.")
+    function: Callable[..., Any] = found
+    return function
 
 
 def build_module(source: str, search_path: tuple[Path, ...]) -> torch.nn.Module:
@@ -121,6 +123,19 @@ def build_module(source: str, search_path: tuple[Path, ...]) -> torch.nn.Module:
         why = f"it returned {type(module).__name__}, not a torch.nn.Module"
         raise BadInput(doing, source, why, "Return the model itself.")
     return module
+
+
+def function_of(source: str, search_path: tuple[Path, ...], use: Callable[[Callable[..., Any]], T]) -> T:
+    """What ``use`` makes of the function ``package.module:function``; ``search_path`` counts meanwhile.
+
+    Raises BadInput where the name is none, or there is no such function.
+    """
+    if not is_factory(source):
+        why = "it is not of the form package.module:function"
+        raise BadInput("importing the trainer", source, why, "Write it as in trainer = 'train:fine_tune'")
+    with _on_path(search_path):
+        _forget_stale(source, search_path)
+        return use(_find(source, "trainer"))
 
 
 def set_eval(module: torch.nn.Module) -> None:
