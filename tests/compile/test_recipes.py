@@ -67,12 +67,18 @@ def test_what_each_recipe_does():
         "palette6": [("compress-weights", {"kind": "palette", "bits": 6})],
         "palette8": [("compress-weights", {"kind": "palette", "bits": 8})],
         "palette4-w8": [("compress-weights", {"kind": "palette", "bits": 4, "table_bits": 8})],
+        "palette-mixed-6": [
+            ("palettise", {"bits": 6.0}),
+            ("compress-weights", {"kind": "palette", "bits": 0}),
+        ],
     }
 
 
 def test_what_is_found_on_data_needs_calibration():
     assert {n for n in KNOWN if needs_calibration(recipe(n))} == {
-        n for n in KNOWN if "-static" in n or n.startswith("int8-nncf") or n.endswith(("+gptq", "+awq"))
+        n
+        for n in KNOWN
+        if "-static" in n or n.startswith("int8-nncf") or n.endswith(("+gptq", "+awq", "mixed-6"))
     }
 
 

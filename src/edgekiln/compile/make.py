@@ -13,10 +13,11 @@ from edgekiln.cache import step
 from edgekiln.compile.finetune.apart import check_training
 from edgekiln.compile.finetune.order import Training
 from edgekiln.compile.isolate import Converters
-from edgekiln.compile.passes import KEEP_BACK, Step, apply
+from edgekiln.compile.passes import KEEP_BACK, apply
 from edgekiln.compile.quantise.mixed import LEAST_SAMPLES
 from edgekiln.compile.quantise.static import precisions
 from edgekiln.compile.recipes import LEFT_TO_TARGET, at_drop, needs_calibration, recipe, unaligned
+from edgekiln.compile.step import Step
 from edgekiln.compile.targets import TARGETS, Conversion, dialect
 from edgekiln.compile.workshop import Workshop, tools
 from edgekiln.devices import Device
@@ -88,7 +89,10 @@ def _on_trained(takes: Sequence[str]) -> list[str]:
 
 def _of_kind(name: str, takes: Sequence[str]) -> bool:
     """Whether ``name`` is of a kind that the target takes with any rule, bound and steps."""
-    kinds = ("int8-static-", "a16w8-static-", "int8-mixed-", "int8-litert-static+", "int8-xnnpack-static+")
+    kinds = (
+        *("int8-static-", "a16w8-static-", "int8-mixed-", "int8-litert-static+", "int8-xnnpack-static+"),
+        "palette-mixed-",
+    )
     return any(name.startswith(kind) and any(t.startswith(kind.rstrip("+")) for t in takes) for kind in kinds)
 
 

@@ -11,10 +11,9 @@ import importlib.metadata
 import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal
 
 from edgekiln.cache import step
 from edgekiln.compile.graph import ops
@@ -31,43 +30,17 @@ from edgekiln.compile.quantise.static import (
     quantise_static,
 )
 from edgekiln.compile.recipes import LEFT_TO_TARGET
+from edgekiln.compile.step import Applied, Apply, Step, given, left
+from edgekiln.compile.weights import compress, palettise
 from edgekiln.compile.workshop import Calibration, Validation, Workshop, tools
 from edgekiln.errors import ConversionFailed
 from edgekiln.files import sha256_file
-from edgekiln.records import LayerLoss, Pass, PassReport, Record
+from edgekiln.records import LayerLoss, PassReport, Record
 
-_OF_FLOAT = frozenset({"equalise", "qat", "recover", "compress-weights"})
+_OF_FLOAT = frozenset({"equalise", "palettise", "qat", "recover", "compress-weights"})
 
 KEEP_BACK = 4
 """A search holds its bound on one calibration sample in so many, which ranges and rounding don't see."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One pass to apply: ``path`` is the graph so far, ``into`` the file to write, ``form`` the dialect.
-
-    ``origin`` is the float graph that this one's weights were rounded from, where that is not the shop's own:
-    the same function with its channels levelled, or the fine-tuned one.
-    """
-
-    one: Pass
-    shop: Workshop
-    form: str
-    path: Path
-    into: Path
-    origin: Path | None = None
-
-
-class Applied(NamedTuple):
-    """The path of the result (``into``, a file of another suffix beside it, or the graph given where
-    there was nothing to do), a note, and what quantising cost each layer where that was looked at."""
-
-    path: Path
-    note: str
-    layers: tuple[LayerLoss, ...] = ()
-
-
-Apply: TypeAlias = Callable[[Step], Applied]
 
 
 class _Recovered(Record, frozen=True, kw_only=True):
@@ -93,7 +66,7 @@ def apply(one: Step) -> tuple[Path, PassReport]:
         raise ConversionFailed("applying", one.one.name, "no pass has this name", "Check the recipe")
     if one.one.name in _OF_FLOAT or one.one.name.startswith("quantise-"):
         refuse_quantised(before, one.path.name)
-    made, note, found = (function or _left)(one)
+    made, note, found = (function or left)(one)
     after = ops(onnx.load(made, load_external_data=False)) if made.suffix == ".onnx" else _ir_ops(made)
     return made, PassReport(
         name=one.one.name,
@@ -108,18 +81,13 @@ def apply(one: Step) -> tuple[Path, PassReport]:
     )
 
 
-def _left(one: Step) -> Applied:
-    one.into.write_bytes(one.path.read_bytes())
-    return Applied(one.into, "left to the target, which applies it in its own format")
-
-
 def _precision(one: Step) -> Applied:
     import onnx
 
     from edgekiln.compile.precision import to_bf16, to_fp16, weight_loss
 
     if one.form == "float":
-        return _left(one)
+        return left(one)
     if one.form == "openvino":
         one.into.write_bytes(one.path.read_bytes())
         note = "left to OpenVINO: weights in 16 bits when it converts, arithmetic by its precision hint"
@@ -133,7 +101,7 @@ def _precision(one: Step) -> Applied:
 
 
 def _static(one: Step) -> Applied:
-    dialect, data = DIALECTS[one.form], _given(one)
+    dialect, data = DIALECTS[one.form], given(one)
     ready = prepared(one.path, dialect, one.into.with_name("prepared.onnx"))
     seen, rule, remark = _seen(one, ready, data)
     held = quantise_static(ready, seen, rule, one.one.params, dialect, one.into)
@@ -151,7 +119,7 @@ def _losses(one: Step, ready: Path, held: Ranges) -> tuple[LayerLoss, ...]:
 
     from edgekiln.compile.quantise.simulate import on_grids
 
-    dialect, params, shop, data = DIALECTS[one.form], one.one.params, one.shop, _given(one)
+    dialect, params, shop, data = DIALECTS[one.form], one.one.params, one.shop, given(one)
     if dialect.hexagon or data.ranges_alone:
         return ()
 
@@ -192,7 +160,7 @@ def _equalise(one: Step) -> Applied:
 
     from edgekiln.compile.quantise.equalise import equalised
 
-    data = _given(one)
+    data = given(one)
     made, note = equalised(
         onnx.load(one.path), data.samples(), one.shop.threads, float(one.one.params["alpha"])
     )
@@ -226,7 +194,7 @@ def _seen(one: Step, ready: Path, data: Calibration) -> tuple[dict[str, Observat
 
 def _recover(one: Step) -> Applied:
     """Weights on their grids and biases corrected; what 8 bits then cost each layer."""
-    data = _given(one)
+    data = given(one)
     made, note = _recovered(one, data)
     one.into.write_bytes(made.read_bytes())
     return Applied(one.into, note)
@@ -335,27 +303,10 @@ def _dynamic(one: Step) -> Applied:
     return Applied(one.into, "")
 
 
-def _compress(one: Step) -> Applied:
-    """Weights alone: decided here for ONNX Runtime and OpenVINO, left to the other targets."""
-    if one.form not in {"ort", "openvino"}:
-        return _left(one)
-    from edgekiln.compile.quantise import weight_forms
-    from edgekiln.compile.quantise.weight_only import compressed
-
-    method, data = str(one.one.params.get("method", "rtn")), one.shop.calibration
-    bits, block = int(one.one.params["bits"]), int(one.one.params["block"])
-    samples = None if data is None or data.ranges_alone or method == "rtn" else data.samples
-    found, note = compressed(one.path, bits, block, method, samples, one.shop.threads)
-    if one.form == "ort":
-        weight_forms.write_onnx(one.path, found, one.into)
-        return Applied(one.into, note)
-    return Applied(weight_forms.write_openvino(one.path, found, one.into.parent), note)
-
-
 def _nncf(one: Step) -> Applied:
     from edgekiln.compile.quantise.nncf import quantise_openvino
 
-    data = _given(one)
+    data = given(one)
     preset: Literal["performance", "mixed"] = (
         "performance" if one.one.params["preset"] == "performance" else "mixed"
     )
@@ -367,8 +318,9 @@ def _nncf(one: Step) -> Applied:
 PASSES: dict[str, Apply] = {
     "align": _align,
     "arithmetic": _arithmetic,
-    "compress-weights": _compress,
+    "compress-weights": compress,
     "equalise": _equalise,
+    "palettise": palettise,
     "precision": _precision,
     "qat": _qat,
     "quantise-static": _static,
@@ -377,12 +329,6 @@ PASSES: dict[str, Apply] = {
     "quantise-nncf": _nncf,
     "recover": _recover,
 }
-
-
-def _given(one: Step) -> Calibration:
-    data = one.shop.calibration
-    assert data is not None  # make refuses the recipe otherwise
-    return data
 
 
 def samples_text(data: Calibration) -> str:

@@ -18,6 +18,7 @@ w4-block32                    weights alone: linear, 4 bits, a scale per block o
 w4-block32+gptq               decided by the inputs that each product sees; +awq: with levelled inputs;
                               +bf16 after either, or alone: what stays float in bfloat16 where the target can
 palette6                      weights alone: a table of 2^6 values per tensor; also 4 and 8 bits
+palette-mixed-6               weights alone: each tensor its own table of 4 to 256 values, 6 bits in the mean
 palette4-w8                   weights alone: a table of 16 values, itself held in 8 bits
 
 A static INT8 recipe may carry steps after a "+", each of which can be used alone:
@@ -77,6 +78,7 @@ KNOWN = (
     "palette6",
     "palette8",
     "palette4-w8",
+    "palette-mixed-6",
 )
 
 QUANTISE_LITERT = {
@@ -112,6 +114,7 @@ ALIGN = {"+align8": 8, "+align16": 16}
 _PERCENTILE = re.compile(r"percentile-(\d{1,2}(?:\.\d{1,6})?|100)")
 _STATIC = re.compile(r"(int8|a16w8)-static-([a-z0-9.-]+)")
 _BLOCKS = re.compile(r"w([48])-block(\d{2,3})(?:\+(gptq|awq))?(\+bf16)?")
+_PALETTES = re.compile(r"palette-mixed-([2-7](?:\.\d{1,2})?|8)")
 _MIXED = re.compile(r"int8-mixed-(0(?:\.\d{1,4})?)")
 RULES = ("minmax", "mse", "entropy", "learned")
 RECOVERABLE = frozenset({"int8-litert-static", "int8-xnnpack-static"})
@@ -138,6 +141,10 @@ def recipe(name: str) -> Recipe:
         return Recipe(name=name, passes=(Pass(name="compress-weights", params=COMPRESS[name]),))
     if (compressed := _compressed(name)) is not None:
         return compressed
+    if palettes := _PALETTES.fullmatch(name):
+        # What was decided here is found again as repeated values.
+        last = Pass(name="compress-weights", params={"kind": "palette", "bits": 0})
+        return Recipe(name=name, passes=(Pass(name="palettise", params={"bits": float(palettes[1])}), last))
     if name.startswith("int8-nncf-") and name in KNOWN:
         preset = name.rsplit("-", 1)[1]
         return Recipe(name=name, passes=(Pass(name="quantise-nncf", params={"preset": preset}),))
@@ -277,7 +284,7 @@ def at_drop(name: str, drop: float) -> str:
 def needs_calibration(which: Recipe) -> bool:
     """Whether any pass finds its ranges on data."""
     return any(
-        p.name in {"equalise", "recover", "quantise-static", "quantise-mixed", "quantise-nncf"}
+        p.name in {"equalise", "palettise", "recover", "quantise-static", "quantise-mixed", "quantise-nncf"}
         or (p.name == "quantise-litert" and str(p.params["recipe"]).startswith("static"))
         or (p.name == "quantise-xnnpack" and not p.params["dynamic"])
         or (p.name == "compress-weights" and "method" in p.params)

@@ -55,6 +55,11 @@ class Moments:
         self.total += moved.sum(1, dtype=np.float64)
         self.products += np.matmul(moved.transpose(0, 2, 1), moved)
 
+    def mean(self) -> Floats:
+        """Shape (groups, depth)."""
+        moved: Floats = self.total / max(self.count, 1)
+        return moved if self.origin is None else moved + self.origin[:, 0]
+
     def covariance(self) -> Floats:
         """Shape (groups, depth, depth)."""
         n = max(self.count, 1)

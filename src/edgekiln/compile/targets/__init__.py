@@ -141,7 +141,7 @@ TARGETS = {
         ),
         _row(
             "coreml",
-            ("fp16", "fp32", "w8-channel", "palette6", "palette4-w8", "w4-block32"),
+            ("fp16", "fp32", "w8-channel", "palette6", "palette-mixed-6", "w4-block32"),
             flexible=True,
         ),
         _row(

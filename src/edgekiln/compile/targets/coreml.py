@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from edgekiln import __version__, devices, files
 from edgekiln.compile.recipes import recipe as decoded
 from edgekiln.compile.targets import Conversion
 from edgekiln.compile.targets import coreml_check as check
-from edgekiln.compile.targets.coreml_compress import needs_ios18
+from edgekiln.compile.targets.coreml_compress import beyond_palettes, needs_ios18
 from edgekiln.compile.targets.coreml_io import LABEL, Interface, Ranges, interface, options, wrapped
 from edgekiln.compile.targets.coreml_package import ENTRY, operators, quiet, read_spec, write
 from edgekiln.compile.targets.coreml_routes import ROUTES, lower, sample, tools
@@ -80,8 +80,11 @@ def convert(order: Conversion, into: Path, ranges: Ranges = None) -> Artifact:
     package, route, checks = _first_that_passes(work, pairs, into)
     if work.compress is not None:
         # The route was judged in float16: what compression costs is the recipe's price, not an error.
-        _write(work, route, package, work.compress)
-        checks = (*checks, check.compressed(read_spec(package)))
+        held = work.compress.params.get("bits") == 0
+        names = [i.name for i in work.graph.graph.initializer]
+        whole = beyond_palettes(into, package.name, names) if held else ()
+        _write(work, route, package, work.compress, whole)
+        checks = (*checks, check.compressed(read_spec(package), len(whole)))
     return _artifact(work, route, into, checks)
 
 
@@ -179,8 +182,11 @@ def _first_that_passes(
     raise ConversionFailed("converting for Core ML", work.order.variant.path, why, cure)
 
 
-def _write(work: _Work, route: str, package: Path, compress: Pass | None) -> None:
-    made = lower(route, work.graph, work.face, work.target, work.half, work.sizes, work.ranges, compress)
+def _write(
+    work: _Work, route: str, package: Path, compress: Pass | None, whole: Collection[str] = ()
+) -> None:
+    around = (work.face, work.target, work.half, work.sizes, work.ranges)
+    made = lower(route, work.graph, *around, compress, whole)
     model = work.order.model
     about = {
         "author": f"converted by edgekiln {__version__}",

@@ -124,8 +124,11 @@ def half_range(model: Any) -> Check:
     return Check(name="float16 range of the constants", passed=not beyond, detail=detail)
 
 
-def compressed(spec: Any) -> Check:
-    """How many weight tensors of a package are held in fewer than 16 bits, and what was left."""
+def compressed(spec: Any, chosen: int = 0) -> Check:
+    """How many weight tensors of a package are held in fewer than 16 bits, and what was left.
+
+    ``chosen`` is how many the recipe itself left in float16.
+    """
     few, left, elements = 0, 0, 0
     for function in spec.mlProgram.functions.values():
         for block in function.block_specializations.values():
@@ -133,9 +136,11 @@ def compressed(spec: Any) -> Check:
             sizes = [_elements(op) for op in block.operations if op.type == "const" and _in_file(op)]
             left += sum(size > LEAST_ELEMENTS for size in sizes)
             elements += sum(sizes)
+    left -= chosen
+    by_recipe = f" {chosen} stay in float16 by the recipe's choice," if chosen else ""
     detail = (
-        f"{few} weight tensors compressed; {left} of more than {LEAST_ELEMENTS} elements could not be (their "
-        f"axes are no whole number of blocks); {elements} elements in all stay in float16"
+        f"{few} weight tensors compressed;{by_recipe} {left} of more than {LEAST_ELEMENTS} elements could "
+        f"not be (their axes are no whole number of blocks); {elements} elements in all stay in float16"
     )
     return Check(name="compressed weights", passed=few > 0 and left == 0, detail=detail)
 

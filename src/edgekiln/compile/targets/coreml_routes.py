@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -43,10 +44,12 @@ def lower(
     sizes: Sizes = (),
     ranges: Ranges = None,
     compress: Pass | None = None,
+    whole: Collection[str] = (),
 ) -> Any:
     """An ``onnx.ModelProto`` that ``coreml_io.wrapped`` made, as a coremltools ``MLModel``.
 
-    ``target`` is a deployment target (``iOS17``); ``half`` computes in float16. Raises ConversionFailed with
+    ``target`` is a deployment target (``iOS17``); ``half`` computes in float16; constants named
+    in ``whole`` are not compressed. Raises ConversionFailed with
     the converter's own words, the operators it lacks among them.
     """
     import coremltools
@@ -56,7 +59,8 @@ def lower(
             program = (_program if route == ROUTES[0] else _exported)(
                 graph, face, target, half, sizes, ranges
             )
-            return _convert(program, face, getattr(coremltools.target, target), half, sizes, ranges, compress)
+            at = getattr(coremltools.target, target)
+            return _convert(program, face, at, half, sizes, ranges, pipeline(compress, whole))
         except ConversionFailed:
             raise
         except Exception as error:
@@ -77,7 +81,7 @@ def _convert(
     half: bool,
     sizes: Sizes,
     ranges: Ranges,
-    compress: Pass | None,
+    passes: Any,
 ) -> Any:
     import coremltools
 
@@ -94,7 +98,7 @@ def _convert(
         inputs=input_types(face, sizes, ranges),
         classifier_config=classifier,
         minimum_deployment_target=target,
-        pass_pipeline=pipeline(compress),
+        pass_pipeline=passes,
         compute_precision=kind,
         compute_units=coremltools.ComputeUnit.CPU_ONLY,
         skip_model_load=True,
