@@ -275,20 +275,38 @@ def test_openvino_is_asked_to_round_activations_in_groups_of_the_weights_own(net
     assert artifact.options["DYNAMIC_QUANTIZATION_GROUP_SIZE"] == 32
 
 
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_exact_activations_survive_outliers_that_rounding_them_drowns(network, tmp_path, target):
+    unseen = samples(60, start=1600)
+    truth, lost = run(network, unseen), {}
+    for name in ("w8-block32", "w8-block32+exact"):
+        folder, artifact = make(shop(network, tmp_path), HOST, target, name)
+        runner = open_engine(target, artifact, folder, 1)
+        found = np.concatenate([next(iter(runner(s).values())) for s in unseen])
+        lost[name] = float(((found - truth) ** 2).sum() / (truth**2).sum())
+        assert artifact.precisions == {"w8": 2}
+    assert lost["w8-block32+exact"] < 0.5 * lost["w8-block32"], lost
+
+
 # ---------------------------------------------------------------- recipes and refusals
 
 
-@pytest.mark.parametrize("name", ["w4-block32+gptq", "w8-block128", "w4-block16+awq+bf16", "w8-block64+bf16"])
+@pytest.mark.parametrize(
+    "name", ["w4-block32+gptq", "w8-block128", "w4-block16+awq+bf16", "w4-block32+awq+exact"]
+)
 def test_a_name_is_read_back_from_its_passes(name):
     found = recipe(name)
     last = found.passes[-1].params
     again = f"w{last['bits']}-block{last['block']}"
     again += f"+{last['method']}" if "method" in last else ""
+    again += "+exact" if last.get("exact") else ""
     assert again + ("+bf16" if len(found.passes) == 2 else "") == name
     assert needs_calibration(found) == ("method" in last)
 
 
-@pytest.mark.parametrize("name", ["w5-block32", "w4-block33", "w4-block32+round", "w4-block32+bf16+gptq"])
+@pytest.mark.parametrize(
+    "name", ["w5-block32", "w4-block33", "w4-block32+round", "w4-block32+bf16+gptq", "w8-block64+exact+bf16"]
+)
 def test_a_name_of_no_such_grid_is_refused(name):
     with pytest.raises(BadInput, match="no recipe has this name"):
         recipe(name)
