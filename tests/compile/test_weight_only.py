@@ -229,6 +229,39 @@ def test_products_of_another_form_stay_float_and_are_counted(tmp_path):
     assert "3 stay float: their weights are shared, scaled or no matrix" in note
 
 
+def test_a_bias_that_is_shared_or_computed_is_no_reason_to_stay_float(tmp_path):
+    import openvino as ov
+
+    random = np.random.default_rng(2)
+    weights = {n: random.standard_normal((64, 64)).astype(np.float32) / 8 for n in ("w1", "w2", "w3")}
+    weights["b"] = random.standard_normal(64).astype(np.float32)
+    nodes = [
+        helper.make_node("Gemm", ["x", "w1", "b"], ["h"], "first"),
+        helper.make_node("Gemm", ["h", "w2", "b"], ["k"], "second"),
+        helper.make_node("Gemm", ["k", "w3", "h"], ["y"], "third"),
+    ]
+    info = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "biases",
+        [info("x", TensorProto.FLOAT, [1, 64])],
+        [info("y", TensorProto.FLOAT, [1, 64])],
+        [numpy_helper.from_array(v, n) for n, v in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "graph.onnx")
+    found, note = compressed(tmp_path / "graph.onnx", 8, 32, "rtn", None, 1)
+    assert [d.layer.node for d in found] == ["first", "second", "third"]
+    assert "stay float" not in note
+    wanted = run(in_float(tmp_path / "graph.onnx", found, tmp_path / "float.onnx"), samples(4))
+    weight_forms.write_onnx(tmp_path / "graph.onnx", found, tmp_path / "q.onnx", weight_forms.EXACT)
+    assert np.allclose(run(tmp_path / "q.onnx", samples(4)), wanted, atol=1e-4)
+    xml = weight_forms.write_openvino(tmp_path / "graph.onnx", found, tmp_path)
+    config = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
+    compiled = ov.Core().compile_model(xml, "CPU", config)
+    assert np.allclose(np.concatenate([compiled(s)[0] for s in samples(4)]), wanted, atol=1e-4)
+
+
 def test_the_cure_speaks_of_blocks_only_where_a_smaller_one_would_help(network):
     with pytest.raises(ConversionFailed, match="can be cut into blocks of 512") as caught:
         compressed(network, 4, 512, "rtn", None, 1)

@@ -119,7 +119,7 @@ def compressed(
 
     model = onnx.load(graph)
     depths = {i.name: tuple(i.dims) for i in model.graph.initializer}
-    products = [layer for layer in layers(model) if layer.op != "Conv"]
+    products = [layer for layer in layers(model, own_bias=False) if layer.op != "Conv"]
     found = [p for p in products if depths[p.weight][1 if p.transposed else 0] % block == 0]
     uncut, other = len(products) - len(found), _of_no_form(model, products)
     if not found:
