@@ -16,7 +16,8 @@ int8-xnnpack-static           ExecuTorch's own XNNPACK quantiser; also -dynamic
 w8-channel                    weights alone: linear, 8 bits, a scale per channel
 w4-block32                    weights alone: linear, 4 bits, a scale per block of 32; also w8, other blocks
 w4-block32+gptq               decided by the inputs that each product sees; +awq: with levelled inputs;
-                              +bf16 after either, or alone: what stays float in bfloat16 where the target can
+                              +exact after either, or alone: activations stay as they are, slower;
+                              +bf16 in its place: what stays float in bfloat16 where the target can
 palette6                      weights alone: a table of 2^6 values per tensor; also 4 and 8 bits
 palette-mixed-6               weights alone: each tensor its own table of 4 to 256 values, 6 bits in the mean
 palette4-w8                   weights alone: a table of 16 values, itself held in 8 bits
@@ -113,7 +114,7 @@ ALIGN = {"+align8": 8, "+align16": 16}
 
 _PERCENTILE = re.compile(r"percentile-(\d{1,2}(?:\.\d{1,6})?|100)")
 _STATIC = re.compile(r"(int8|a16w8)-static-([a-z0-9.-]+)")
-_BLOCKS = re.compile(r"w([48])-block(\d{2,3})(?:\+(gptq|awq))?(\+bf16)?")
+_BLOCKS = re.compile(r"w([48])-block(\d{2,3})(?:\+(gptq|awq))?(\+bf16|\+exact)?")
 _PALETTES = re.compile(r"palette-mixed-([2-7](?:\.\d{1,2})?|8)")
 _MIXED = re.compile(r"int8-mixed-(0(?:\.\d{1,4})?)")
 RULES = ("minmax", "mse", "entropy", "learned")
@@ -160,7 +161,9 @@ def _compressed(name: str) -> Recipe | None:
     params["block"] = int(match[2])
     if match[3]:
         params["method"] = match[3]
-    rest = (Pass(name="arithmetic", params={"type": "bf16"}),) if match[4] else ()
+    if match[4] == "+exact":
+        params["exact"] = True
+    rest = (Pass(name="arithmetic", params={"type": "bf16"}),) if match[4] == "+bf16" else ()
     return Recipe(name=name, passes=(*rest, Pass(name="compress-weights", params=params)))
 
 

@@ -17,7 +17,8 @@ def compress(one: Step) -> Applied:
     samples = None if data is None or data.ranges_alone or method == "rtn" else data.samples
     found, note = compressed(one.path, bits, block, method, samples, one.shop.threads)
     if one.form == "ort":
-        weight_forms.write_onnx(one.path, found, one.into)
+        exact = bool(one.one.params.get("exact"))
+        weight_forms.write_onnx(one.path, found, one.into, weight_forms.EXACT if exact else weight_forms.FAST)
         return Applied(one.into, note)
     return Applied(weight_forms.write_openvino(one.path, found, one.into.parent), note)
 

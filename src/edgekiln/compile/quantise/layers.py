@@ -91,16 +91,18 @@ def _drawn(count: int, most: int, seed: int) -> NDArray[np.int64]:
     return np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
 
 
-def layers(model: Any) -> tuple[Layer, ...]:
+def layers(model: Any, own_bias: bool = True) -> tuple[Layer, ...]:
     """The layers of ``model`` (an onnx ModelProto) in graph order.
 
     Left out is what can't be written as a product with its own constant weights: weights that several
-    nodes share, a Gemm that transposes or scales its input, padding that only the runtime works out.
+    nodes share, a Gemm that transposes or scales its input, padding that only the runtime works out. So is a
+    Gemm whose bias is shared or computed; with ``own_bias`` False it stays, as a layer without a bias, for
+    those who change nothing but weights.
     """
-    return tuple(_found(model))
+    return tuple(_found(model, own_bias))
 
 
-def _found(model: Any) -> Iterator[Layer]:
+def _found(model: Any, own_bias: bool) -> Iterator[Layer]:
     import onnx
 
     held = {i.name: i for i in model.graph.initializer}
@@ -121,7 +123,9 @@ def _found(model: Any) -> Iterator[Layer]:
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
         bias = node.input[2] if len(node.input) > 2 and node.input[2] in held else ""
         if len(node.input) > 2 and node.input[2] and (not bias or uses[bias] > 1):
-            continue
+            if own_bias:
+                continue
+            bias = ""
         if node.op_type == "MatMul":
             bias = _added(node.output[0], readers, held, uses)
         layer = _layer(node, weight, bias, attributes)

@@ -79,8 +79,8 @@ def recover(
     current = simulate.fake_quantised(model, held, ranges, what.symmetric, what.bits)
     changed: dict[str, NDArray[Any]] = {}
     with tempfile.TemporaryDirectory(prefix="edgekiln-relay-") as scratch:
-        count = _affordable(model, samples)
-        masks = [_mask(sample) for sample in itertools.islice(samples(), count)]
+        count = affordable(model, samples)
+        masks = [mask_of(sample) for sample in itertools.islice(samples(), count)]
         means = _means(model, found, itertools.islice(samples(), count), masks, threads) if what.bias else {}
         relay = Relay(lambda: current, itertools.islice(samples(), count), Path(scratch), threads)
         for layer in found:
@@ -148,7 +148,7 @@ def _on_grid(
     seen: Moments | None = None
     positions = max(LEAST_POSITIONS, VECTORS_PER_INPUT * matrix.shape[2] // max(relay.count, 1))
     for number, values in enumerate(relay.reach(name)):
-        shown = values if layer.op == "Conv" else _shown(values, masks[number])
+        shown = values if layer.op == "Conv" else rows_shown(values, masks[number])
         vectors = layer.patches(shown, positions, number)
         if seen is None:
             seen = Moments(vectors.shape[0], vectors.shape[2])
@@ -157,7 +157,7 @@ def _on_grid(
     return rounded(matrix, seen, what.most)
 
 
-def _affordable(model: Any, samples: Callable[[], Iterable[Arrays]]) -> int:
+def affordable(model: Any, samples: Callable[[], Iterable[Arrays]]) -> int:
     """How many samples' activations fit ``SCRATCH_BYTES``, by the largest tensor twice."""
     import onnx
 
@@ -171,7 +171,7 @@ def _affordable(model: Any, samples: Callable[[], Iterable[Arrays]]) -> int:
 Mask: TypeAlias = NDArray[np.bool_] | None
 
 
-def _mask(sample: Arrays) -> Mask:
+def mask_of(sample: Arrays) -> Mask:
     """Which positions of a sample count, shape (length,): those that its attention mask shows.
 
     Padding is most of a short sentence's positions, and nobody reads what the network makes of it.
@@ -183,7 +183,7 @@ def _mask(sample: Arrays) -> Mask:
     return None
 
 
-def _shown(value: NDArray[Any], mask: Mask) -> NDArray[Any]:
+def rows_shown(value: NDArray[Any], mask: Mask) -> NDArray[Any]:
     """The rows of (..., length, channels) that count, as (rows, channels)."""
     flat = value.reshape(-1, value.shape[-1])
     return flat if mask is None or len(flat) != len(mask) else flat[mask]
@@ -272,7 +272,7 @@ def _mean(layer: Layer, values: Iterable[NDArray[Any]], masks: Sequence[Mask]) -
         if layer.op == "Conv":
             total = total + value.mean(axis=(0, *range(2, value.ndim)), dtype=np.float64)
         else:
-            total = total + _shown(value, mask).mean(axis=0, dtype=np.float64)
+            total = total + rows_shown(value, mask).mean(axis=0, dtype=np.float64)
     return np.asarray(total / max(len(masks), 1), np.float64)
 
 

@@ -18,8 +18,10 @@ from edgekiln.compile.quantise.weight_only import Decided
 from edgekiln.errors import ConversionFailed
 
 DOMAIN = "com.microsoft"
-ACCURACY_LEVEL = 4
-"""Inside the product activations are rounded to 8 bits per block: ONNX Runtime's fast CPU kernels."""
+FAST = 4
+"""MatMulNBits' accuracy_level with activations rounded to 8 bits per block: the fast CPU kernels."""
+EXACT = 1
+"""The accuracy_level of float products."""
 
 
 def packed(values: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
@@ -31,9 +33,7 @@ def packed(values: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     return np.asarray(values[..., 0::2] | (values[..., 1::2] << 4), np.uint8)
 
 
-def write_onnx(
-    graph: Path, decided: Sequence[Decided], into: Path, accuracy_level: int = ACCURACY_LEVEL
-) -> None:
+def write_onnx(graph: Path, decided: Sequence[Decided], into: Path, accuracy_level: int = FAST) -> None:
     """The ONNX file ``graph`` with the decided products as MatMulNBits."""
     import onnx
     from onnx import helper

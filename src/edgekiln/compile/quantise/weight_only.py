@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from edgekiln.compile.quantise import simulate
 from edgekiln.compile.quantise.layers import Layer, layers
+from edgekiln.compile.quantise.recover import Mask, affordable, mask_of, rows_shown
 from edgekiln.compile.quantise.relay import Relay
 from edgekiln.compile.quantise.rounding import BLOCK, inverse_factor
 from edgekiln.engines import Arrays
@@ -32,7 +33,6 @@ from edgekiln.errors import ConversionFailed
 Floats = NDArray[np.float64]
 Method: TypeAlias = Literal["rtn", "gptq", "awq"]
 
-MOST_SAMPLES = 64
 VECTORS_PER_INPUT = 8
 LEAST_POSITIONS = 32
 POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -119,22 +119,36 @@ def compressed(
 
     model = onnx.load(graph)
     depths = {i.name: tuple(i.dims) for i in model.graph.initializer}
-    products = [layer for layer in layers(model) if layer.op != "Conv"]
+    products = [layer for layer in layers(model, own_bias=False) if layer.op != "Conv"]
     found = [p for p in products if depths[p.weight][1 if p.transposed else 0] % block == 0]
+    uncut, other = len(products) - len(found), _of_no_form(model, products)
     if not found:
         why = "it has no matrix product with constant weights of its own"
-        if products:
-            why = f"none of its {len(products)} products has inputs that can be cut into blocks of {block}"
-        cure = "Use a smaller block, or a static recipe"
+        if uncut:
+            why = f"none of its {uncut} products has inputs that can be cut into blocks of {block}"
+        cure = f"{'Use a smaller block, or' if uncut else 'Use'} a static recipe"
         raise ConversionFailed("compressing the weights of", graph.name, why, cure)
     how: Method = "gptq" if method == "gptq" else "awq" if method == "awq" else "rtn"
     if samples is None:
         made = _by_themselves(model, found, bits, block)
     else:
         made = _by_inputs(model, found, bits, block, how, samples, threads)
-    left = len(products) - len(found)
-    told = _note(made, how)
-    return made, f"{told}; {left} stay float: not to be cut into blocks of {block}" if left else told
+    told = [_note(made, how)]
+    if uncut:
+        told.append(f"{uncut} stay float: not to be cut into blocks of {block}")
+    if other:
+        told.append(f"{other} stay float: their weights are shared, scaled or no matrix")
+    return made, "; ".join(told)
+
+
+def _of_no_form(model: Any, products: Sequence[Layer]) -> int:
+    """How many MatMul and Gemm with constant weights are none of ``products``."""
+    held = {i.name for i in model.graph.initializer}
+    known = {p.output for p in products}
+    return sum(
+        node.op_type in {"MatMul", "Gemm"} and node.input[1] in held and node.output[0] not in known
+        for node in model.graph.node
+    )
 
 
 def _weights(model: Any) -> Callable[[Layer], Floats]:
@@ -166,10 +180,12 @@ def _by_inputs(
     matrix, decided = _weights(model), list[Decided]()
     current = simulate.part(model, [o.name for o in model.graph.output])
     with tempfile.TemporaryDirectory(prefix="edgekiln-relay-") as scratch:
-        relay = Relay(lambda: current, itertools.islice(samples(), MOST_SAMPLES), Path(scratch), threads)
+        count = affordable(model, samples)
+        masks = [mask_of(sample) for sample in itertools.islice(samples(), count)]
+        relay = Relay(lambda: current, itertools.islice(samples(), count), Path(scratch), threads)
         for group in _by_input(found):
             weights = [matrix(layer) for layer in group]
-            seen = _moments(relay, group[0], weights[0].shape[1])
+            seen = _moments(relay, group[0], weights[0].shape[1], masks)
             made = _decided(group, weights, seen, bits, block, method)
             changed = {}
             for one in made:
@@ -220,11 +236,12 @@ class _Seen:
     count: int
 
 
-def _moments(relay: Relay, layer: Layer, depth: int) -> _Seen:
+def _moments(relay: Relay, layer: Layer, depth: int, masks: Sequence[Mask]) -> _Seen:
+    """Over the positions that count: of a short sentence most are padding, alike and read by nobody."""
     positions = max(LEAST_POSITIONS, VECTORS_PER_INPUT * depth // max(relay.count, 1))
     products, magnitude, count = np.zeros((depth, depth)), np.zeros(depth), 0
     for number, values in enumerate(relay.reach(layer.input)):
-        (vectors,) = layer.patches(values, positions, number)
+        (vectors,) = layer.patches(rows_shown(values, masks[number]), positions, number)
         products += vectors.T @ vectors
         magnitude += np.abs(vectors).sum(0, dtype=np.float64)
         count += len(vectors)

@@ -88,14 +88,14 @@ def convert(order: Conversion, into: Path) -> Artifact:
 
 
 def _group(recipe: Recipe) -> int:
-    """How many weights share a scale where weights alone are compressed, else 0.
+    """How many weights share a scale where weights alone are compressed, else 0; 0 for ``+exact`` too.
 
     Activations of such products are then rounded to 8 bits by the plugin, in groups as large as the weights'
     own: other groups leave it at float products of unpacked weights, with half the speed (MiniLM).
     """
     for one in recipe.passes:
         if one.name == "compress-weights" and one.params.get("granularity") == "per_block":
-            return int(one.params["block"])
+            return 0 if one.params.get("exact") else int(one.params["block"])
     return 0
 
 
