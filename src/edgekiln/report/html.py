@@ -52,6 +52,9 @@ def render(build: Build) -> str:
     return page.render(style=Markup(style), script=Markup(script), script_hash=digest, **_context(build))
 
 
+_VALIDATION = "Where a search for mixed precision holds its bound."
+
+
 def _context(build: Build) -> dict[str, Any]:
     sentence, state = view.headline(build)
     shown = view.devices(build)
@@ -71,7 +74,7 @@ def _context(build: Build) -> dict[str, Any]:
             ("Calibration", build.calibration, "Sets the ranges of quantised tensors."),
             ("Evaluation", build.evaluation, "Gives the accuracy."),
             ("Holdout", build.holdout, "Gives the agreement with the original model."),
-            ("Validation", build.validation, "Where a search for mixed precision holds its bound."),
+            *((("Validation", build.validation, _VALIDATION),) if build.validation else ()),
         ),
         "placements": [(d, placement.grouped(d.candidates)) for d in shown],
         "layers": [(d, layers.of(d.candidates, d.key)) for d in shown],

@@ -33,7 +33,7 @@ def layers(bars: Sequence[LayerBar], width: int, key: str, description: str) -> 
     body += [text(left - 8, y(t) + 4, f"{t:g}", "tick", "end") for t in ticks]
     step = (right - left) / max(len(bars), 1)
     for place, bar in enumerate(bars):
-        body.append(_bar(bar, left + (place + 0.5) * step, min(step * 0.62, 18.0), y, bottom))
+        body.append(_bar(bar, left + (place + 0.5) * step, min(step * 0.62, 18.0), y))
     middle = (left + right) / 2
     title = "Layers, in the graph's order" if narrow else "Layers, from the input to the output"
     body.append(text(middle, bottom + 22, title, "axis", "middle"))
@@ -41,7 +41,7 @@ def layers(bars: Sequence[LayerBar], width: int, key: str, description: str) -> 
     return svg(width, bottom + 54, "".join(body), key, "What quantisation cost each layer", description)
 
 
-def _bar(bar: LayerBar, x: float, wide: float, y: layout.Scale, bottom: float) -> str:
+def _bar(bar: LayerBar, x: float, wide: float, y: layout.Scale) -> str:
     css = "layer float" if bar.in_float else "layer"
     told = (
         f"{bar.name}: alone {numbers.decibels(bar.isolated)} dB, in all {numbers.decibels(bar.cumulative)} dB"
@@ -50,10 +50,10 @@ def _bar(bar: LayerBar, x: float, wide: float, y: layout.Scale, bottom: float) -
         told += ", stays in float"
     drawn = ""
     if bar.cumulative is not None:
-        end = max(min(y(bar.cumulative), bottom), 8.0)
+        ends = sorted((max(y(bar.cumulative), 8.0), y(0.0)))  # a bar of less than 0 dB hangs down
         drawn += (
-            f'<rect class="all" x="{x - wide / 2:.1f}" y="{end:.1f}" width="{wide:.1f}" '
-            f'height="{max(bottom - end, 0.5):.1f}"/>'
+            f'<rect class="all" x="{x - wide / 2:.1f}" y="{ends[0]:.1f}" width="{wide:.1f}" '
+            f'height="{max(ends[1] - ends[0], 0.5):.1f}"/>'
         )
     if bar.isolated is not None:
         at = max(y(bar.isolated), 8.0)
