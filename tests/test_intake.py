@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekiln.errors import BadInput
-from edgekiln.intake import Intake, dataset_key, random_inputs, read_labels, samples, take_in
+from edgekiln.intake import Intake, dataset_key, factory_code, random_inputs, read_labels, samples, take_in
 from edgekiln.job import Job, ModelOrder
 from edgekiln.records import Preprocess, Signature, TensorSpec
 from fakes import digits
@@ -288,3 +288,16 @@ def test_without_validation_there_is_none(job: Job, tmp_path: Path) -> None:
     found = take_in(job, tmp_path)
     assert (found.validation, found.validation_truths) == (None, ())
     assert not any("validation" in w for w in found.warnings)
+
+
+def test_what_a_library_adds_to_the_search_path_is_no_change_of_a_factorys_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a build in a program that has imported much would redo what another has cached."""
+    before = factory_code("torch:nothing", ())
+    assert before["numpy"] == np.__version__
+    added = tmp_path / "made_up-9.dist-info"
+    added.mkdir()
+    (added / "METADATA").write_text("Metadata-Version: 2.1\nName: made-up\nVersion: 9\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert factory_code("torch:nothing", ()) == before

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import importlib.util
+import site
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -278,7 +279,13 @@ def factory_code(source: str, search: tuple[Path, ...]) -> dict[str, str]:
         if spec is not None and spec.origin is not None and Path(spec.origin).is_file():
             files.append(Path(spec.origin))
     found = {str(p): _hash_of(p) for p in dict.fromkeys(files)}
-    return found | {d.name: d.version for d in importlib.metadata.distributions()}
+    return found | _installed()
+
+
+def _installed() -> dict[str, str]:
+    """Versions by name of what is installed. Not by sys.path: libraries add to it while they are imported."""
+    folders = [*site.getsitepackages(), *([site.getusersitepackages()] if site.ENABLE_USER_SITE else [])]
+    return {d.name: d.version for d in importlib.metadata.distributions(path=folders)}
 
 
 def _hash_of(path: Path) -> str:
