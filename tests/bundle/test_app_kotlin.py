@@ -232,7 +232,8 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
     classpath = ":".join(map(str, needed))
     out, refused = root / "classes", root / "refused"
     # For so short a run the first compiler and the simplest collector cost least.
-    quick = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
+    # At that level a JVM reserves 48 MB for code, which the compiler has been seen to fill.
+    quick = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-XX:ReservedCodeCacheSize=240m"]
     command = [java(), *quick, "-cp", jars / "kotlin-compiler.jar", FAKES / "Compile.java", classpath]
     done = subprocess.run(
         [*command, sources, out, wrong, refused], capture_output=True, text=True, timeout=400
