@@ -22,6 +22,7 @@ from edgekiln.records import Artifact, Budget, Evidence, Placement, Proof
 UNITS = {
     "accuracy_drop": "fraction",
     "agreement": "fraction",
+    "agreement_expected": "fraction",
     "sqnr_db": "dB",
     "latency_p50_ms": "ms",
     "latency_p95_ms": "ms",
@@ -525,3 +526,40 @@ def test_a_measured_latency_decides_whatever_falls_back():
     whole = placed(proof("whole", [9.0] * 40, agreement=0.99, size_bytes=9e6), *WHOLE)
     choice = choose("d", [cut, whole], Budget())
     assert (choice.artifact_id, choice.basis) == ("cut", BASIS_LATENCY)
+
+
+# ---------------------------------------------------------------- agreement of few samples
+
+
+def counted(name, ms, value, interval, expected):
+    return proof(
+        name,
+        steady(ms),
+        {"agreement": interval},
+        agreement=value,
+        agreement_expected=expected,
+        sqnr_db=25,
+        size_bytes=1e6,
+    )
+
+
+def test_agreement_of_few_samples_is_judged_by_its_estimate_from_margins():
+    """61 of 64 is 95.3 %: one flip more or less must not decide."""
+    proofs = [
+        counted("unlucky", 2, 61 / 64, (0.871, 0.984), 0.975),
+        counted("lucky", 1, 63 / 64, (0.917, 0.997), 0.93),
+        counted("slow", 9, 1.0, (0.943, 1.0), 0.999),
+    ]
+    choice = choose("d", proofs, Budget(agreement=0.97))
+    assert (choice.artifact_id, choice.status) == ("unlucky", "unproven")
+    assert reason(choice, "lucky") == (
+        "breaks the budget: expected agreement with float 0.93 < 0.97 (seen: 0.984)"
+    )
+
+
+def test_a_count_that_leaves_the_limit_out_overrules_the_estimate():
+    choice = choose("d", [counted("x", 2, 0.94, (0.925, 0.953), 0.98)], Budget(agreement=0.97))
+    assert (choice.status, reason(choice, "x")) == (
+        "none",
+        "breaks the budget: agreement with float 0.94 < 0.97",
+    )

@@ -31,6 +31,7 @@ def float_reference(intake: Intake, threads: int, limit_bytes: int = KEPT_BYTES)
     data = intake.evaluation
     task, model = intake.model.task, intake.model
     own = None if task == "classification" else metric_of(task, intake.metric, model)
+    further = intake.calibration if task == "classification" else None
     return reference(
         intake.model.task,
         runner,
@@ -39,6 +40,7 @@ def float_reference(intake: Intake, threads: int, limit_bytes: int = KEPT_BYTES)
         () if data is None else intake.truths,
         limit_bytes,
         own,
+        tuple if further is None else lambda: samples(intake, further),
     )
 
 

@@ -279,7 +279,7 @@ def _proved(device: Device, artifact: Artifact, folder: Path, work: _Work) -> Ma
         ]
         return msgspec.structs.replace(found, evidence=(*found.evidence, *itertools.chain(*more)))
 
-    data = [dataset_key(d, intake.model) for d in (intake.holdout, intake.evaluation)]
+    data = [dataset_key(d, intake.model) for d in (intake.holdout, intake.evaluation, intake.calibration)]
     labels = [work.against.labels, intake.model.task, intake.metric]
     # Not the id: one artifact for two devices is judged once.
     how = [artifact.engine, artifact.proof_engine, artifact.options, artifact.precisions]

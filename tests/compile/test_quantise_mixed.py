@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
@@ -17,7 +17,6 @@ from edgekiln.compile.make import make
 from edgekiln.compile.passes import KEEP_BACK, split
 from edgekiln.compile.quantise import mixed, simulate
 from edgekiln.compile.quantise.bounds import bound
-from edgekiln.compile.quantise.flips import expected_agreement
 from edgekiln.compile.quantise.layers import layers
 from edgekiln.compile.quantise.observers import observe, ranges
 from edgekiln.compile.quantise.sensitivity import layer_losses
@@ -107,28 +106,6 @@ def test_the_layer_that_is_broken_is_the_one_that_loses_most(digits, tmp_path):
     seen = ranges(observe(graph, samples, 1), "minmax", symmetric=False)
     found = layer_losses(model, simulate.on_grids(model, 127), seen, False, samples, 1)
     assert min(found, key=lambda x: x.isolated_db).node == layers(model)[1].node
-
-
-# ---------------------------------------------------------------- flips
-
-
-@given(st.integers(0, 1000), st.floats(0.05, 1.0))
-@settings(max_examples=15, deadline=None)
-def test_the_estimate_is_the_share_that_many_samples_show(seed, noise):
-    """Few samples for the estimate, thousands for the truth, from one distribution."""
-    random = np.random.default_rng(seed)
-    scores = random.standard_normal((4000, 10)) * 2
-    moved = scores + noise * random.standard_normal(scores.shape)
-    truth = (scores.argmax(1) == moved.argmax(1)).mean()
-    few = [s[None] for s in scores[:1500]], [m[None] for m in moved[:60]]
-    value, (low, high) = expected_agreement(few[0], few[0][:60], few[1])
-    assert low <= value <= high
-    assert value == pytest.approx(truth, abs=0.08)
-
-
-def test_scores_that_do_not_move_keep_every_decision():
-    scores = [np.random.default_rng(k).standard_normal((1, 5)) for k in range(6)]
-    assert expected_agreement(scores, scores, scores) == (1.0, (1.0, 1.0))
 
 
 # ---------------------------------------------------------------- the split

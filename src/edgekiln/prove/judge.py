@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,12 +19,15 @@ from edgekiln.errors import ConversionFailed
 from edgekiln.prove import golden
 from edgekiln.prove.accuracy import Tally, accuracy_evidence, bound_warning
 from edgekiln.prove.apart import open_proof
+from edgekiln.prove.flips import Floats, leads
 from edgekiln.prove.metrics.score import Comparison, Metric, compare, metric_evidence, too_few
 from edgekiln.prove.parity import ParityStream, parity_evidence
 from edgekiln.records import Artifact, Evidence, Golden, Record, Scalar, Task
 
 KEPT_BYTES = 256 << 20
 GOLDEN_SAMPLES = 2
+MARGINS = 256
+"""Samples that tell how close the float model's calls are, beside those that are compared."""
 
 
 class Kept:
@@ -68,7 +73,7 @@ class Reference:
     """The float model's outputs over the holdout and the labelled data, and its own tally.
 
     ``metric`` is the task's own where it is not a classifier's; ``labels`` are then its truths, and ``rows``
-    what the float model scored on them.
+    what the float model scored on them. ``margins`` gives ``flips.leads`` of a classifier on further samples.
     """
 
     task: Task
@@ -79,6 +84,7 @@ class Reference:
     tally: Tally = field(default_factory=Tally)
     metric: Metric | None = None
     rows: list[Any] = field(default_factory=list)
+    margins: Callable[[], tuple[Floats, ...]] = tuple
 
 
 class Judged(Record, frozen=True, kw_only=True):
@@ -106,8 +112,13 @@ def reference(
     labels: Iterable[Any],
     limit_bytes: int = KEPT_BYTES,
     metric: Metric | None = None,
+    further: Callable[[], Iterable[Arrays]] = tuple,
 ) -> Reference:
-    """Run the float model over both data sets. Its outputs are kept like the inputs, within a bound."""
+    """Run the float model over both data sets. Its outputs are kept like the inputs, within a bound.
+
+    ``further`` gives samples of the same field, of which a classifier's margins are taken: ``MARGINS`` at
+    most.
+    """
     inputs = Kept(holdout, limit_bytes)
 
     def outputs(start: int) -> Iterator[Arrays]:
@@ -122,6 +133,7 @@ def reference(
         evaluation=None if evaluation is None else Kept(evaluation, limit_bytes),
         labels=tuple(labels),
         metric=metric,
+        margins=functools.cache(lambda: tuple(_margins(score_of(run(s)) for s in further()))),
     )
     for sample, label in zip(made.evaluation or (), made.labels, strict=True):
         if metric is None:
@@ -129,6 +141,10 @@ def reference(
         else:
             made.rows.append(metric.row(metric.decode(run(sample), sample), label))
     return made
+
+
+def _margins(scores: Iterable[NDArray[Any]]) -> Iterator[Floats]:
+    return (leads(s) for s in itertools.islice(scores, MARGINS) if np.isfinite(s).all())
 
 
 @dataclass(frozen=True)
@@ -219,7 +235,7 @@ def _compared(
         parts = [f"{part} of {n} {kind}samples" for part, n, kind in left_out if part < n]
         if parts:
             environment["samples_bounded"] = f"{', '.join(parts)}: {bound.why}"
-    stream = ParityStream(against.task)
+    stream = ParityStream(against.task, against.margins())
     firsts: list[Arrays] = []
     own, likeness = against.metric, _Likeness(against.metric)
     pairs = zip(against.holdout, against.holdout_outputs, strict=True)

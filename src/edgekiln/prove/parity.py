@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,15 @@ from numpy.typing import NDArray
 from edgekiln.engines import Arrays
 from edgekiln.errors import BadInput
 from edgekiln.prove.accuracy import probabilities, top_class
+from edgekiln.prove.flips import Floats, expected_agreement, leads, moves
 from edgekiln.prove.statistics import Interval, wilson
 from edgekiln.records import Evidence, How, Record, Scalar, Task
 
 SQNR_CAP_DB = 200.0
 """What equal outputs are given: JSON holds no infinity, and float64 sums resolve no more anyway."""
 SURE = 0.5
+ESTIMATED_ROWS = 1000
+"""Above so many rows the count is as sure as an estimate from margins."""
 
 
 class OutputParity(Record, frozen=True, kw_only=True):
@@ -37,7 +41,8 @@ class OutputParity(Record, frozen=True, kw_only=True):
 
 
 class Agreement(Record, frozen=True, kw_only=True):
-    """Rows of scores whose top class is the reference's, with the Wilson 95 % interval."""
+    """Rows of scores whose top class is the reference's, with the Wilson 95 % interval; or the share that is
+    expected (``flips``), with its bootstrap interval."""
 
     n: int
     value: float | None
@@ -49,13 +54,15 @@ class Parity(Record, frozen=True, kw_only=True):
     """All outputs in the reference's order, and the agreement of the first one if it holds classes.
 
     ``sure`` counts only the rows where the float model gives its class a probability of at least 0.5:
-    near-ties flip with any rounding, sure ones should not.
+    near-ties flip with any rounding, sure ones should not. ``expected`` estimates the agreement from margins:
+    a count of few rows knows it in steps.
     """
 
     samples: int
     outputs: tuple[OutputParity, ...]
     agreement: Agreement
     sure: Agreement
+    expected: Agreement
 
     @property
     def worst(self) -> OutputParity | None:
@@ -131,10 +138,15 @@ def _sqnr_db(signal: float, error: float) -> float:
 
 
 class ParityStream:
-    """Feed ``add`` one sample at a time, then read ``result``. ``task`` decides about agreement."""
+    """Feed ``add`` one sample at a time, then read ``result``. ``task`` decides about agreement.
 
-    def __init__(self, task: Task) -> None:
+    ``further`` are ``flips.leads`` of the reference on samples that are not compared: they say how close its
+    calls are.
+    """
+
+    def __init__(self, task: Task, further: Sequence[Floats] = ()) -> None:
         self._task = task
+        self._leads, self._moves = list(further), list[Floats]()
         self._outputs: dict[str, _Output] = {}
         self._samples = 0
         self._rows = self._agreed = self._sure_rows = self._sure_agreed = 0
@@ -163,6 +175,10 @@ class ParityStream:
         self._agreed += int(same.sum())
         self._sure_rows += int(sure.sum())
         self._sure_agreed += int((same & sure).sum())
+        ahead = leads(reference)
+        if ahead.size and self._rows <= ESTIMATED_ROWS:
+            self._leads.append(ahead)
+            self._moves.append(moves(reference, candidate))
 
     def result(self) -> Parity:
         outputs = tuple(output.result() for output in self._outputs.values())
@@ -173,7 +189,18 @@ class ParityStream:
             outputs=outputs,
             agreement=_agreement(self._agreed, self._rows, reason),
             sure=_agreement(self._sure_agreed, self._sure_rows, reason or nobody * (self._sure_rows == 0)),
+            expected=self._expected(reason),
         )
+
+    def _expected(self, reason: str) -> Agreement:
+        if not reason and self._rows > ESTIMATED_ROWS:
+            reason = f"the count of {self._rows} samples is as sure"
+        if not reason and not self._moves:
+            reason = "there is one class alone"
+        if reason:
+            return Agreement(n=self._rows, value=None, reason=reason)
+        value, interval = expected_agreement(np.concatenate(self._leads), np.concatenate(self._moves))
+        return Agreement(n=self._rows, value=value, interval=interval)
 
     def _missing(self, outputs: tuple[OutputParity, ...]) -> str:
         if self._task != "classification":
@@ -216,7 +243,8 @@ def parity_evidence(
     parity: Parity, how: How, where: str, when: str, environment: dict[str, Scalar]
 ) -> tuple[Evidence, ...]:
     """``sqnr_db``, ``cosine_mean``, ``cosine_min``, ``max_abs_error``, ``relative_rms`` of the worst
-    output (its name in the environment), ``nonfinite_values``, ``agreement`` and ``agreement_sure``."""
+    output (its name in the environment), ``nonfinite_values``, ``agreement``, ``agreement_sure`` and
+    ``agreement_expected``."""
     worst = parity.worst or OutputParity(name="", reason="no sample was compared")
     reason = worst.reason
 
@@ -247,6 +275,10 @@ def parity_evidence(
         figure("nonfinite_values", "values", float(broken) if n else None, n, reason),
         *(
             figure(what, "fraction", part.value, part.n, part.reason, part.interval)
-            for what, part in (("agreement", parity.agreement), ("agreement_sure", parity.sure))
+            for what, part in (
+                ("agreement", parity.agreement),
+                ("agreement_sure", parity.sure),
+                ("agreement_expected", parity.expected),
+            )
         ),
     )

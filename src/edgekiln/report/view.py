@@ -168,13 +168,23 @@ def judge(budget: Budget, choice: Choice, found: Sequence[Candidate]) -> tuple[V
             verdicts.append(Verdict(constraint, "unproven", f"{cell.reason}{at}"))
             continue
         state = "unproven" if column.key in named else "met" if constraint.holds(cell.value) else "broken"
-        detail = f"{cell.text} {column.unit}{at}"
+        detail = f"{cell.text} {column.unit}{at}{_expected(chosen.proof, column.key, size)}"
         if state == "unproven":
             many = f" (n = {cell.n:,})" if cell.n else ""
             reach = f", but its 95 % interval, {cell.interval}{many}, reaches past the limit"
             detail += reach if cell.interval else ", which is no figure of this device"
         verdicts.append(Verdict(constraint, state, detail, cell.how))
     return tuple(verdicts)
+
+
+def _expected(proof: Proof, key: str, size: str) -> str:
+    """The estimate from margins that the decision goes by, beside the count that stands in the table."""
+    found = proof.get(f"{key}_expected{size and f'@{size}'}")
+    if found is None or found.value is None:
+        return ""
+    low, high = found.interval or (found.value, found.value)
+    told = [numbers.percent(x) for x in (found.value, low, high)]
+    return f" counted, {told[0]} % expected from margins ({told[1]} to {told[2]} %)"
 
 
 def _judge_none(constraint: Constraint, found: Sequence[Candidate]) -> Verdict:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from edgekiln.compile.quantise import simulate
-from edgekiln.compile.quantise.flips import expected_agreement
 from edgekiln.engines import Arrays
+from edgekiln.prove.flips import Floats, leads
 from edgekiln.prove.metrics import Metric, compare
 from edgekiln.prove.parity import ParityStream
 from edgekiln.records import Task
@@ -66,7 +66,7 @@ class Verdict:
 class Bound:
     """The question that each written model is asked: the float model's outputs, and what may be lost.
 
-    ``outputs`` are the float model's on the validation samples, ``scores`` its first output on all samples
+    ``outputs`` are the float model's on the validation samples, ``leads`` those of its scores on all others
     that there are; ``rows`` are its own rows of ``metric``. ``truths`` () means without labels.
     """
 
@@ -74,7 +74,7 @@ class Bound:
     drop: float
     samples: Samples
     outputs: list[dict[str, Any]]
-    scores: list[Any]
+    leads: tuple[Floats, ...] = ()
     metric: Metric | None = None
     truths: tuple[Any, ...] = ()
     rows: tuple[Any, ...] = ()
@@ -107,16 +107,17 @@ class Bound:
         return _own_truths(metric, self.samples(), self.outputs)
 
     def _by_outputs(self, made: Iterable[dict[str, Any]]) -> Verdict:
-        stream, scores = ParityStream(self.task), []
+        stream = ParityStream(self.task, self.leads)
         for expected, found in zip(self.outputs, made, strict=True):
             stream.add(expected, found)
-            scores.append(next(iter(found.values())))
         parity = stream.result()
-        if parity.agreement.value is not None:
-            theirs = [next(iter(o.values())) for o in self.outputs]
-            value, interval = expected_agreement(self.scores, theirs, scores)
-            seen = f"{parity.agreement.value:.3f} of {parity.agreement.n} seen"
-            return Verdict("expected agreement", value, 1 - self.drop, parity.samples, interval, seen)
+        seen, estimate = parity.agreement, parity.expected
+        if estimate.value is not None:
+            told = f"{seen.value:.3f} of {seen.n} seen"
+            what, limit = "expected agreement", 1 - self.drop
+            return Verdict(what, estimate.value, limit, parity.samples, estimate.interval, told)
+        if seen.value is not None:
+            return Verdict("agreement", seen.value, 1 - self.drop, parity.samples, seen.interval, "counted")
         worst = parity.worst
         found_db = -math.inf if worst is None or worst.sqnr_db is None else worst.sqnr_db
         return Verdict("SQNR", found_db, SQNR_FLOOR_DB, parity.samples, None)
@@ -138,16 +139,16 @@ def bound(
     those are.
     """
     kept = outputs(original, validation(), threads)
-    scores: list[Any] = []
+    further: tuple[Floats, ...] = ()
     if task == "classification" and not truths:
         seen = outputs(original, calibration(), threads)
-        scores = [next(iter(o.values())) for o in (*kept, *seen)]
+        further = tuple(leads(next(iter(o.values()))) for o in seen)
     rows: tuple[Any, ...] = ()
     if metric is not None and (truths or task != "classification"):
         known = truths or _own_truths(metric, validation(), kept)
         pairs = zip(validation(), kept, known, strict=True)
         rows = tuple(metric.row(metric.decode(found, sample), truth) for sample, found, truth in pairs)
-    return Bound(task, drop, validation, kept, scores, metric, tuple(truths), rows)
+    return Bound(task, drop, validation, kept, further, metric, tuple(truths), rows)
 
 
 def outputs(model: Any, samples: Iterable[Arrays], threads: int) -> list[dict[str, Any]]:
