@@ -27,7 +27,7 @@ from edgekiln.calibrated import Given, calibration, check_file, given, told_and_
 from edgekiln.choose import choose
 from edgekiln.compile.graph import optimise
 from edgekiln.compile.isolate import Converters, Limits
-from edgekiln.compile.make import DROP, make, matmul_share, plan
+from edgekiln.compile.make import make, matmul_share, plan, searched_drop
 from edgekiln.compile.sizes import Workshops, make_sizes
 from edgekiln.compile.targets import TARGETS, Target
 from edgekiln.compile.workshop import Workshop
@@ -228,12 +228,13 @@ def _make_and_prove(
     count = None if data is None else data.n
     held = work.intake.validation
     apart = None if held is None else len(held.samples)
+    drop = searched_drop(job.budget.budget(), labelled=bool(work.intake.validation_truths))
     rows = [
         (device, target, name, skip)
         for device in devices
         for target in _targets(device, job, work.targets)
         for name, skip in plan(
-            device, target, job.search.recipes, share, _drop(job), count, apart, job.qat is not None
+            device, target, job.search.recipes, share, drop, count, apart, job.qat is not None
         )
     ]
     say.expect(2 * sum(not skip for *_, skip in rows))
@@ -362,13 +363,6 @@ def _write(result: Build, out: Path) -> None:
 def _limits(job: Job) -> Limits:
     memory = job.search.convert_memory_mb
     return Limits(job.search.convert_seconds, None if memory is None else round(memory * 1e6))
-
-
-def _drop(job: Job) -> float:
-    """The share of decisions that may change: what the budget says of accuracy, or else of agreement."""
-    if job.budget.max_drop is not None:
-        return job.budget.max_drop
-    return DROP if job.budget.agreement is None else 1 - job.budget.agreement
 
 
 def _check_search(job: Job, targets: Mapping[str, Target]) -> None:

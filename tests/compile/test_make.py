@@ -9,13 +9,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekiln.compile.make import MATMUL_SHARE, make, matmul_share, plan
+from edgekiln.compile.make import DROP, MATMUL_SHARE, make, matmul_share, plan, searched_drop
 from edgekiln.compile.targets import TARGETS
 from edgekiln.compile.workshop import Calibration, Workshop
 from edgekiln.devices import load, load_catalogue
 from edgekiln.engines import open_engine
 from edgekiln.errors import BadInput, ConversionFailed
 from edgekiln.files import sha256_file
+from edgekiln.records import Budget
 from fakes.trained_digits import TRAINED
 from fakes.variants import model_of
 
@@ -164,6 +165,7 @@ from edgekiln.compile.make import make
 from edgekiln.compile.workshop import Calibration, Workshop
 from edgekiln.devices import load
 from edgekiln.files import sha256_file
+from edgekiln.records import Budget
 graph, rows, cache = map(Path, sys.argv[1:])
 images = np.load(rows)
 data = Calibration(lambda: ({"x": i[None]} for i in images), len(images), "data")
@@ -317,3 +319,17 @@ def test_any_range_rule_of_a_kind_that_a_target_takes_can_be_asked_for(target, d
     rows = dict(plan(device, target, [*taken, *refused]))
     assert [name for name, reason in rows.items() if not reason] == taken
     assert all(target in rows[name] for name in refused)
+
+
+@pytest.mark.parametrize(
+    ("budget", "labelled", "drop"),
+    [
+        (Budget(), False, DROP),
+        (Budget(accuracy_drop=0.02), False, 0.02),
+        (Budget(agreement=0.95), True, 0.05),
+        (Budget(accuracy_drop=0.01, agreement=0.95), False, 0.05),  # decisions are what it can judge
+        (Budget(accuracy_drop=0.01, agreement=0.95), True, 0.01),
+    ],
+)
+def test_a_search_holds_what_the_budget_says_of_the_figure_that_it_can_judge(budget, labelled, drop):
+    assert searched_drop(budget, labelled) == pytest.approx(drop)

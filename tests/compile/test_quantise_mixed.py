@@ -147,7 +147,7 @@ def test_layers_are_put_back_until_the_bound_holds_and_the_report_says_which(dig
 
 
 def test_a_bound_that_no_set_of_layers_holds_is_a_refusal_with_the_best_that_was_reached(digits):
-    """The written model always answers wrongly, whatever stays float."""
+    """The written model always answers wrongly, whatever stays float: that is known before any timing."""
     model = onnx.load(digits.graph)
     samples = samples_of(digits, 16)
     seen = ranges(observe(digits.graph, samples, 1), "minmax", symmetric=False)
@@ -158,7 +158,7 @@ def test_a_bound_that_no_set_of_layers_holds_is_a_refusal_with_the_best_that_was
         symmetric=False,
         run=lambda path: lambda sample: {"y": -simulate.session(model, 1).run(None, sample)[0]},
         write=lambda keep: Path(f"{len(keep)}.onnx"),
-        time=lambda files: [1.0 + 0.1 * len(f.stem) for f in files],
+        time=lambda files: pytest.fail("a search that can't succeed timed its candidates"),
         bound=bound("classification", 0.01, model, lambda: samples, lambda: samples, 1),
         threads=1,
     )

@@ -24,7 +24,7 @@ from edgekiln.devices import Device
 from edgekiln.errors import ConversionFailed
 from edgekiln.files import sha256_file, sha256_record
 from edgekiln.model.cost import cost
-from edgekiln.records import Artifact, Recipe, Record, Variant
+from edgekiln.records import Artifact, Budget, Recipe, Record, Variant
 
 
 class _Lent(Record, frozen=True, kw_only=True):
@@ -42,6 +42,16 @@ TRAINED = ("int8-static-minmax", "int8-litert-static", "int8-xnnpack-static")
 LENT_SAMPLES = 64
 BF16 = {"openvino": frozenset({"avx512_bf16", "amx_bf16"}), "tensorrt": frozenset({"bf16"})}
 """By target, the features of a device with which it computes in bfloat16."""
+
+
+def searched_drop(budget: Budget, labelled: bool) -> float:
+    """The share that a search may lose: of the metric where it has labels, else of the float model's
+    decisions.
+    """
+    drop, agreement = budget.accuracy_drop, budget.agreement
+    if agreement is not None and (drop is None or not labelled):
+        return 1 - agreement
+    return DROP if drop is None else drop
 
 
 def plan(

@@ -28,6 +28,7 @@ from edgekiln.compile.quantise.static import (
     prepared,
     quantise_dynamic,
     quantise_static,
+    write_static,
 )
 from edgekiln.compile.recipes import LEFT_TO_TARGET
 from edgekiln.compile.step import Applied, Apply, Step, given, left
@@ -265,7 +266,7 @@ def _mixed(one: Step) -> Applied:
         key = frozenset(keep_float)
         if key not in written:
             into = one.into.with_name(f"candidate-{len(written)}.onnx")
-            quantise_static(recovered, seen, str(params["rule"]), params, dialect, into, key)
+            write_static(recovered, held, params, dialect, into, key)
             written[key] = into
         return written[key]
 

@@ -2,10 +2,10 @@
 
 1. Wholly in INT8, does the bound hold on samples that calibration never saw? Then nothing is put back.
 2. What does the model's own output gain when one activation is no longer rounded (simulated, with one switch
-   per activation in one session), and what do the layers around it cost in float (the written models, timed
-   in turns)? An activation is float only where all that make and read it are: such a set of nodes is the
-   unit.
-3. The sets are put back, the best gain per cost first; after each step the written model itself is judged.
+   per activation in one session)? An activation is float only where all that make and read it are: such a
+   set of nodes is the unit. Where all that may be put back are not enough, the search ends here.
+3. What do the layers around each cost in float (the written models, timed in turns)? The sets are put back,
+   the best gain per cost first; after each step the written model itself is judged.
 
 A judgement has an interval by its number of samples; the search stops at the first set whose own figure
 holds and says how sure that is. Where no set holds, the caller gets a ConversionFailed with the best that
@@ -36,7 +36,7 @@ CANDIDATES = 16
 """Activations whose float form is written and timed."""
 PROBES = 8
 """Validation samples on which each activation's effect on the output is simulated."""
-LADDER = (1, 2, 3, 4, 6, 8, 12, 16)
+LADDER = (1, 2, 3, 4, 6, 8, 12)
 LEAST_SAMPLES = 8
 
 
@@ -93,27 +93,44 @@ def search(ground: Ground, losses: Sequence[LayerLoss]) -> Found:
     if verdict.holds:
         note = f"every layer in INT8 keeps the bound: {verdict.sentence()}"
         return Found((), whole, tuple(losses), verdict, note)
-    ranked = _ranked(ground, whole)
-    marked = _marked(ranked, losses)
-    best, tried = verdict, 0
-    for count in LADDER:
-        if count > len(ranked):
-            break
-        keep = tuple(dict.fromkeys(node for one in ranked[:count] for node in one.nodes))
+    units = _units(ground)
+    most = _most(ground, units)
+    if most is not None and not most.holds:
+        raise _unheld(verdict, most, sum(x.node in _nodes(units) for x in losses), len(losses))
+    ranked = _ranked(ground, units, whole)
+    rungs = [n for n in LADDER if n < len(ranked)] + ([] if most is None else [len(ranked)])
+    keep, found = _nodes(()), verdict
+    for count in rungs:
+        keep = _nodes(ranked[:count])
         file = ground.write(keep)
-        found, tried = ground.bound.judge(ground.run(file)), sum(x.node in keep for x in marked)
+        found = ground.bound.judge(ground.run(file))
         if found.holds:
-            told = tuple(msgspec.structs.replace(x, in_float=x.node in keep) for x in marked)
-            many = f"{sum(x.in_float for x in told)} of {len(losses)} layers stay float"
-            note = f"{many}: {found.sentence()}; wholly in INT8: {verdict.sentence()}"
-            return Found(keep, file, told, found, note)
-        best = max(best, found, key=lambda v: v.value)
+            break
+    else:
+        raise _unheld(verdict, found, sum(x.node in keep for x in losses), len(losses))
+    told = tuple(msgspec.structs.replace(x, in_float=x.node in keep) for x in _marked(ranked, losses))
+    many = f"{sum(x.in_float for x in told)} of {len(losses)} layers stay float"
+    note = f"{many}: {found.sentence()}; wholly in INT8: {verdict.sentence()}"
+    return Found(keep, file, told, found, note)
+
+
+def _most(ground: Ground, units: Sequence[_Unit]) -> Verdict | None:
+    """What the model keeps with all ``units`` in float; None where nothing would be left in INT8."""
+    try:
+        file = ground.write(_nodes(units))
+    except ConversionFailed:
+        return None
+    return ground.bound.judge(ground.run(file))
+
+
+def _unheld(whole: Verdict, most: Verdict, in_float: int, of: int) -> ConversionFailed:
+    best = max(whole, most, key=lambda v: v.value)
     why = (
-        f"with up to {tried} of {len(losses)} layers in float the best is {best.sentence()}; wholly in INT8: "
-        f"{verdict.sentence()}"
+        f"with {in_float} of {of} layers in float the best is {best.sentence()}; wholly in INT8: "
+        f"{whole.sentence()}"
     )
     cure = "Use the float artifact, allow a larger drop, or give more data like that of the field"
-    raise ConversionFailed("holding the bound of", "int8-mixed", why, cure)
+    return ConversionFailed("holding the bound of", "int8-mixed", why, cure)
 
 
 # ---------------------------------------------------------------- ranking
@@ -134,10 +151,19 @@ class _Unit:
     work: float = 0.0
 
 
-def _ranked(ground: Ground, whole: Path) -> list[_Unit]:
-    """The activations worth giving back, best gain per cost first."""
+def _units(ground: Ground) -> list[_Unit]:
+    """The activations that may be given back, the greatest gain first."""
     units = sorted(_gains(ground), key=lambda u: (-u.gain, u.activation))
-    units = [u for u in units if u.gain > 0 and u.nodes][:CANDIDATES]
+    return [u for u in units if u.gain > 0 and u.nodes][:CANDIDATES]
+
+
+def _nodes(units: Sequence[_Unit]) -> tuple[str, ...]:
+    """The nodes around ``units``."""
+    return tuple(dict.fromkeys(node for one in units for node in one.nodes))
+
+
+def _ranked(ground: Ground, units: Sequence[_Unit], whole: Path) -> list[_Unit]:
+    """``units`` by gain per cost, the best first."""
     medians = ground.time([whole, *(ground.write(u.nodes) for u in units)]) if units else None
     if medians is not None:
         timed = [replace(u, cost_ms=ms - medians[0]) for u, ms in zip(units, medians[1:], strict=True)]

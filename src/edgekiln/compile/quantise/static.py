@@ -66,9 +66,22 @@ def quantise_static(
     params: dict[str, Scalar],
     dialect: Dialect,
     into: Path,
-    keep_float: Collection[str] = (),
 ) -> Ranges:
-    """Write the Q/DQ form of ``graph`` to ``into``; returns the activation ranges that it holds.
+    """Find the activations' ranges in what was ``seen`` and ``write_static``; returns the ranges."""
+    held = ranges(seen, rule, dialect.symmetric, params)
+    write_static(graph, held, params, dialect, into)
+    return held
+
+
+def write_static(
+    graph: Path,
+    held: Ranges,
+    params: dict[str, Scalar],
+    dialect: Dialect,
+    into: Path,
+    keep_float: Collection[str] = (),
+) -> None:
+    """Write the Q/DQ form of ``graph`` to ``into``; ``held`` are the ranges of its activations.
 
     ``params`` may ask for ``activation_bits`` 16 (8 unless said) and for ``layers``: only products with
     constant weights are quantised then. Weights have 8 bits. ``keep_float`` names nodes that stay float.
@@ -79,7 +92,6 @@ def quantise_static(
     from onnxruntime.quantization.calibrate import CalibrationMethod
 
     activations = _activations(graph, dialect, int(params.get("activation_bits", 8)))
-    held = ranges(seen, rule, dialect.symmetric, params)
     chosen = _Chosen(layers=bool(params.get("layers")), keep_float=frozenset(keep_float))
     with tempfile.TemporaryDirectory() as scratch, quiet():
         calibration = Path(scratch) / "ranges.json"
@@ -108,7 +120,6 @@ def quantise_static(
         raise ConversionFailed(
             "quantising", graph.name, "no operator of this graph can be quantised", "Use a float recipe"
         )
-    return held
 
 
 def _activations(graph: Path, dialect: Dialect, bits: int) -> str:
