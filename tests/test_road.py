@@ -265,6 +265,17 @@ def test_a_device_given_twice_is_built_once(kiln: Kiln, digit_files: Path) -> No
     assert len(found.proofs) == 1
 
 
+def test_a_cache_named_relative_to_the_working_folder_serves_converters_too(
+    kiln: Kiln, digit_files: Path
+) -> None:
+    """They run in processes with working folders of their own."""
+    kiln.cache = Path("cache")
+    options = ["--target", "openvino", "--recipe", "fp32", *QUICK[4:]]
+    found = build(kiln, digit_files / "digits.onnx", *options)
+    assert [p.artifact.target for p in found.proofs] == ["openvino"]
+    assert not [f for f in found.failures if f.kind == "failed"]
+
+
 # ---------------------------------------------------------------- data of every kind
 
 

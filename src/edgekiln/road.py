@@ -96,7 +96,8 @@ def build(
     MachineFault for a full disk. Where no artifact meets the budget, everything is written all the same and
     ``decision.met`` is False.
     """
-    say, store, out = progress or Silent(), cache or default_root(), job.path(job.out)
+    # Converters have a working folder of their own: a path relative to ours is nothing to them.
+    say, store, out = progress or Silent(), (cache or default_root()).resolve(), job.path(job.out)
     devices = tuple(load(name) for name in dict.fromkeys(job.devices))
     _check_search(job, targets)
     where = fingerprint()

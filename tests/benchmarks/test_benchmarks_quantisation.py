@@ -459,6 +459,16 @@ def test_our_job_is_one_that_edgekiln_reads_with_what_was_asked_for(tmp_path: Pa
     assert load(work / "job.toml").budget.max_drop is None, "what was chosen before is made whatever it gives"
 
 
+def test_labelled_photographs_are_among_those_that_our_build_judges_by(tmp_path: Path) -> None:
+    asked = order(tmp_path)
+    labelled = asked.folder / "validation-labelled"
+    labelled.mkdir()
+    np.savez(labelled / "00000.npz", x=np.zeros((1, 2), np.float32))
+    (tmp_path / "job.toml").write_text(module("ours").job_text(asked, tmp_path / "work"))
+    job = load(tmp_path / "job.toml")
+    assert len(list(job.path(str(job.holdout)).glob("*.npz"))) == 5 + 1
+
+
 def test_olive_is_told_priorities_without_a_gap_and_accuracy_only_of_classes(tmp_path: Path) -> None:
     workflow = module("olive_workflow")
     asked = order(tmp_path)
