@@ -23,6 +23,7 @@ UNITS = {
     "accuracy_drop": "fraction",
     "agreement": "fraction",
     "agreement_expected": "fraction",
+    "accuracy_drop_expected": "fraction",
     "sqnr_db": "dB",
     "latency_p50_ms": "ms",
     "latency_p95_ms": "ms",
@@ -288,6 +289,12 @@ def test_quality_is_agreement_where_all_have_it_else_sqnr():
     assert quality_figure(both) == "agreement"
     assert quality_figure([*both, proof("c", sqnr_db=3)]) == "sqnr_db"
     assert quality_figure([]) == "sqnr_db"
+    estimated = [
+        proof("a", agreement=0.98, agreement_expected=0.97),
+        proof("b", agreement=1, agreement_expected=1),
+    ]
+    assert quality_figure(estimated) == "agreement_expected"
+    assert quality_figure([*estimated, *both]) == "agreement"
 
 
 def test_each_constraint_of_a_budget_becomes_one_check():
@@ -555,6 +562,27 @@ def test_agreement_of_few_samples_is_judged_by_its_estimate_from_margins():
     assert reason(choice, "lucky") == (
         "breaks the budget: expected agreement with float 0.93 < 0.97 (seen: 0.984)"
     )
+
+
+def test_a_drop_on_few_labels_is_judged_by_its_estimate_from_margins():
+    """One label of 80 is 1.25 points: a close call that tips over must not decide."""
+
+    def labelled(name, ms, value, interval, expected):
+        figures = {"accuracy_drop": value, "accuracy_drop_expected": expected, "sqnr_db": 25}
+        return proof(name, steady(ms), {"accuracy_drop": interval}, **figures)
+
+    proofs = [
+        labelled("one lost", 2, 1 / 80, (-0.03, 0.06), 0.004),
+        labelled("one gained", 1, -1 / 80, (-0.06, 0.03), 0.02),
+        labelled("many lost", 1, 8 / 80, (0.04, 0.18), 0.004),
+        labelled("slow", 9, 0.0, (-0.04, 0.04), 0.0),
+    ]
+    choice = choose("d", proofs, Budget(accuracy_drop=0.01))
+    assert (choice.artifact_id, choice.status) == ("one lost", "unproven")
+    assert reason(choice, "one gained").startswith(
+        "breaks the budget: expected accuracy drop 0.02 > 0.01 (seen: -0.013"
+    )
+    assert reason(choice, "many lost") == "breaks the budget: accuracy drop 0.1 > 0.01"
 
 
 def test_a_count_that_leaves_the_limit_out_overrules_the_estimate():

@@ -107,6 +107,8 @@ def job_text(order: Order, work: Path) -> str:
         "holdout": str(_holdout(order, work)),
         "out": str(work / "out"),
     }
+    if asked.task == "classification":  # else a search would hold its bound on sixteen samples
+        top["validation"] = top["holdout"]
     if (order.folder / "validation.csv").is_file():
         top["eval"] = str((order.folder / "validation.csv").resolve())
     model = {"source": str(order.graph.resolve()), "task": asked.task}

@@ -8,6 +8,7 @@ figure of another machine never ranks this one.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -144,8 +145,12 @@ def choose(device: str, proofs: Sequence[Proof], budget: Budget, order: Sequence
 
 
 def quality_figure(proofs: Sequence[Proof]) -> str:
-    """The measure of quality that every proof has: decisions where there are any, else every value."""
-    for figure in ("agreement", "sqnr_db", "top1"):
+    """The measure of quality that every proof has: decisions where there are any, else every value.
+
+    Of decisions the estimate, where there is one: budgets are judged by it, and it tells apart what a count
+    of few samples can't.
+    """
+    for figure in ("agreement_expected", "agreement", "sqnr_db", "top1"):
         if proofs and all(p.value(figure) is not None for p in proofs):
             return figure
     return "sqnr_db"
@@ -255,15 +260,17 @@ def _broken(proof: Proof, checks: Sequence[Constraint]) -> tuple[str, ...]:
 def _judged(proof: Proof, check: Constraint) -> tuple[float | None, str, str]:
     """What a constraint is judged by, its name, and what was seen beside it.
 
-    Agreement is judged by its estimate from margins: on 64 samples a count knows steps of 1.6 points, and one
-    lucky or unlucky flip would decide. A count whose 95 % interval leaves the limit out overrules it.
+    Agreement and the loss of top-1 are judged by their estimates from margins: on 64 samples a count knows
+    steps of 1.6 points, and one lucky or unlucky flip would decide. A count whose 95 % interval leaves the
+    limit out overrules its estimate.
     """
     counted = proof.get(check.figure)
     if counted is None or counted.value is None:
         return None, check.name, ""
     kind, at, size = check.figure.partition("@")
-    estimate = proof.value(f"{kind}_expected{at}{size}") if kind == "agreement" else None
-    certain = counted.interval is not None and counted.interval[1] < check.limit
+    estimate = proof.value(f"{kind}_expected{at}{size}")
+    low, high = counted.interval or (-math.inf, math.inf)
+    certain = low > check.limit if check.at_most else high < check.limit
     if estimate is None or certain:
         return counted.value, check.name, ""
     many = f" of {counted.n}" if counted.n else ""

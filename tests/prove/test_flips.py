@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekiln.prove.flips import expected_agreement, leads, moves
+from edgekiln.prove.accuracy import Tally
+from edgekiln.prove.flips import (
+    expected_agreement,
+    expected_drop,
+    label_margin,
+    label_move,
+    leads,
+    moves,
+)
 from edgekiln.prove.parity import ESTIMATED_ROWS, ParityStream
 
 
@@ -20,6 +28,59 @@ def test_the_estimate_is_the_share_that_many_samples_show(seed, noise):
     value, (low, high) = expected_agreement(leads(scores[:1500]), moves(scores[:60], moved[:60]))
     assert low <= value <= high
     assert value == pytest.approx(truth, abs=0.08)
+
+
+def labelled(scores, labels):
+    tally = Tally()
+    for row, label in zip(scores, labels, strict=True):
+        tally.add(row, label)
+    return [
+        label_margin(row, label, right) for row, label, right in zip(scores, labels, tally.top1, strict=True)
+    ]
+
+
+@given(st.integers(0, 1000), st.floats(0.05, 0.8), st.integers(2, 12))
+@settings(max_examples=15, deadline=None)
+def test_the_expected_drop_is_the_one_that_many_samples_show(seed, noise, classes):
+    random = np.random.default_rng(seed)
+    scores = random.standard_normal((4000, classes))
+    labels = random.integers(0, classes, 4000)
+    scores[np.arange(4000), labels] += 1.5  # a model that is often right
+    moved = scores + noise * random.standard_normal(scores.shape)
+    truth = (scores.argmax(1) == labels).mean() - (moved.argmax(1) == labels).mean()
+    few = 600
+    margins = labelled(scores[:few], labels[:few])
+    changes = [label_move(m, row) for m, row in zip(margins, moved[:few], strict=True)]
+    value, (low, high) = expected_drop(margins, changes)
+    assert low <= value <= high
+    assert value == pytest.approx(truth, abs=0.04)
+
+
+def test_an_expected_drop_varies_less_than_a_counted_one():
+    random = np.random.default_rng(2)
+    found = []
+    for _ in range(25):
+        labels = random.integers(0, 10, 80)
+        scores = random.standard_normal((80, 10))
+        scores[np.arange(80), labels] += 2
+        moved = scores + 0.2 * random.standard_normal(scores.shape)
+        margins = labelled(scores, labels)
+        counted = np.mean([m.right for m in margins]) - (moved.argmax(1) == labels).mean()
+        changes = [label_move(m, row) for m, row in zip(margins, moved, strict=True)]
+        found.append((counted, expected_drop(margins, changes)[0]))
+    counts, estimates = np.array(found).T
+    assert estimates.std() < 0.7 * counts.std()
+    assert estimates.mean() == pytest.approx(counts.mean(), abs=0.02)
+
+
+def test_scores_that_do_not_move_lose_nothing_right_or_wrong():
+    scores = np.random.default_rng(0).standard_normal((6, 5))
+    margins = labelled(scores, [0, 1, 2, 3, 4, 0])
+    assert any(not m.right for m in margins)
+    assert expected_drop(margins, [label_move(m, s) for m, s in zip(margins, scores, strict=True)]) == (
+        0.0,
+        (0.0, 0.0),
+    )
 
 
 def test_scores_that_do_not_move_keep_every_decision():

@@ -1,15 +1,21 @@
-"""How many decisions an artifact changes, estimated from few samples.
+"""How many decisions an artifact changes, and what that costs in accuracy, estimated from few samples.
 
 Counting flips on sixteen samples knows steps of six points. But each sample says more: by how much its class
 leads (the margin, from the float model alone), and how far the artifact moves scores against each other. A
 lead of m falls to an error of standard deviation s with probability Phi(-m / s); its mean over many margins
 is the expected share of changed decisions. Margins may come from samples that calibration saw (the float
 model does not know of it), the error only from samples that it did not.
+
+The same holds of a label: its lead over the other classes is negative where the float model is wrong, and the
+mean of the probabilities that it comes first is the accuracy to expect. On 80 labelled samples a count knows
+steps of 1.25 points, and a close call that tips over counts as much as one that was never in doubt.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -60,6 +66,50 @@ def expected_agreement(held: Floats, moved: Floats) -> tuple[float, Interval]:
     return value, (min(float(low), value), max(float(high), value))
 
 
+@dataclass(frozen=True)
+class LabelMargin:
+    """A labelled sample in the float model: ``classes`` are the label and its greatest rivals, ``leads`` by
+    how much it leads each, shape (rivals,), ``right`` whether it comes first.
+    """
+
+    classes: NDArray[np.int64]
+    leads: Floats
+    right: bool
+
+
+def label_margin(scores: NDArray[Any], label: int, right: bool) -> LabelMargin:
+    """The margin of one sample's ``label`` in its float ``scores`` (``prove.accuracy.rows``)."""
+    row = rows(scores).reshape(-1)
+    order = np.argsort(-row, kind="stable")[: RIVALS + 1]
+    rivals = order[order != label][:RIVALS]
+    return LabelMargin(np.array([label, *rivals]), row[label] - row[rivals], right)
+
+
+def label_move(margin: LabelMargin, found: NDArray[Any]) -> float:
+    """The mean squared change of the label's leads in the artifact's scores ``found``."""
+    row = rows(found).reshape(-1)[margin.classes]
+    return float(((row[0] - row[1:] - margin.leads) ** 2).mean())
+
+
+def expected_drop(margins: Sequence[LabelMargin], moved: Sequence[float]) -> tuple[float, Interval]:
+    """The expected loss of top-1 and its 95 % interval by a seeded bootstrap over the same samples.
+
+    ``moved`` are the ``label_move`` of each of ``margins``; errors are taken as in ``expected_agreement``.
+    """
+    held, right = np.stack([m.leads for m in margins]), np.array([m.right for m in margins])
+    changes = np.asarray(moved, np.float64)
+    if not changes.any():
+        return 0.0, (0.0, 0.0)
+    value = float(right.mean()) - _kept(held, changes)
+    random = np.random.default_rng(0)
+    drawn = []
+    for _ in range(DRAWS):
+        some = random.integers(0, len(held), len(held))
+        drawn.append(float(right[some].mean()) - _kept(held[some], changes[some]))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return value, (min(float(low), value), max(float(high), value))
+
+
 def _ranked(scores: NDArray[Any]) -> tuple[Floats, NDArray[np.int64]]:
     table = rows(scores)
     count = min(RIVALS + 1, table.shape[1])
@@ -75,7 +125,7 @@ def _kept(held: Floats, moved: Floats) -> float:
     """
     sigma = math.sqrt(float(moved.mean()) / 2)  # of one score; a lead is a difference of two
     if sigma == 0:
-        return 1.0
+        return float((held >= 0).all(axis=1).mean())
     stays = _normal(held[:, :, None] / sigma + NODES).prod(axis=1)
     return float((stays * WEIGHTS).sum(axis=1).mean())
 

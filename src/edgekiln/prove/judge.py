@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,9 +19,16 @@ from edgekiln.errors import ConversionFailed
 from edgekiln.prove import golden
 from edgekiln.prove.accuracy import Tally, accuracy_evidence, bound_warning
 from edgekiln.prove.apart import open_proof
-from edgekiln.prove.flips import Floats, leads
+from edgekiln.prove.flips import (
+    Floats,
+    LabelMargin,
+    expected_drop,
+    label_margin,
+    label_move,
+    leads,
+)
 from edgekiln.prove.metrics.score import Comparison, Metric, compare, metric_evidence, too_few
-from edgekiln.prove.parity import ParityStream, parity_evidence
+from edgekiln.prove.parity import ESTIMATED_ROWS, ParityStream, parity_evidence
 from edgekiln.records import Artifact, Evidence, Golden, Record, Scalar, Task
 
 KEPT_BYTES = 256 << 20
@@ -73,7 +80,8 @@ class Reference:
     """The float model's outputs over the holdout and the labelled data, and its own tally.
 
     ``metric`` is the task's own where it is not a classifier's; ``labels`` are then its truths, and ``rows``
-    what the float model scored on them. ``margins`` gives ``flips.leads`` of a classifier on further samples.
+    what the float model scored on them. ``margins`` gives ``flips.leads`` of a classifier on further samples,
+    ``label_margins`` those of a classifier's labels.
     """
 
     task: Task
@@ -85,6 +93,7 @@ class Reference:
     metric: Metric | None = None
     rows: list[Any] = field(default_factory=list)
     margins: Callable[[], tuple[Floats, ...]] = tuple
+    label_margins: list[LabelMargin] = field(default_factory=list)
 
 
 class Judged(Record, frozen=True, kw_only=True):
@@ -137,7 +146,9 @@ def reference(
     )
     for sample, label in zip(made.evaluation or (), made.labels, strict=True):
         if metric is None:
-            made.tally.add(score_of(run(sample)), label)
+            scores = score_of(run(sample))
+            made.tally.add(scores, label)
+            made.label_margins.append(label_margin(scores, label, made.tally.top1[-1]))
         else:
             made.rows.append(metric.row(metric.decode(run(sample), sample), label))
     return made
@@ -253,7 +264,7 @@ def _compared(
     tally = Tally()
     if own is not None:
         rows = []
-        for sample, outputs, label in _labelled(runner, against, artifact, labelled):
+        for _, sample, outputs, label in _labelled(runner, against, artifact, labelled):
             rows.append(own.row(own.decode(outputs, sample), label))
         of_float = [row for i, row in enumerate(against.rows) if i in labelled]
         found = (likeness.result(), compare(own, of_float, rows, labelled=True))
@@ -263,13 +274,34 @@ def _compared(
             *(e for c in found for e in metric_evidence(own, c, "measured", where, when, environment)),
         )
         return _Compared(evidence, tally, same, tuple(firsts))
-    for _, outputs, label in _labelled(runner, against, artifact, labelled):
+    margins, moved = [], []
+    for number, _, outputs, label in _labelled(runner, against, artifact, labelled):
         tally.add(score_of(outputs), label)
+        margins.append(against.label_margins[number])
+        moved.append(label_move(margins[-1], score_of(outputs)))
+    accuracy = accuracy_evidence(tally, same, "measured", where, when, environment)
     evidence = (
         *parity_evidence(parity, "measured", where, when, environment),
-        *accuracy_evidence(tally, same, "measured", where, when, environment),
+        *accuracy,
+        _expected(next(e for e in accuracy if e.what == "accuracy_drop"), margins, moved),
     )
     return _Compared(evidence, tally, same, tuple(firsts))
+
+
+def _expected(drop: Evidence, margins: Sequence[LabelMargin], moved: Sequence[float]) -> Evidence:
+    """``accuracy_drop_expected``, of the same samples as the counted ``drop``."""
+    reason = drop.reason
+    if not reason and len(margins) > ESTIMATED_ROWS:
+        reason = f"the count of {len(margins)} samples is as sure"
+    if not reason and not margins[0].leads.size:
+        reason = "there is one class alone"
+    if not reason and not all(np.isfinite(m.leads).all() for m in margins):
+        reason = "the float model's scores hold NaN or infinity"
+    value, interval = (None, None) if reason else expected_drop(margins, moved)
+    how = None if reason else drop.how
+    return msgspec.structs.replace(
+        drop, what="accuracy_drop_expected", value=value, interval=interval, how=how, reason=reason
+    )
 
 
 class _Likeness:
@@ -334,8 +366,8 @@ def _metric_warning(judged: Iterable[Judged], bound: float) -> str | None:
 
 def _labelled(
     runner: Runner, against: Reference, artifact: Artifact, shown: frozenset[int]
-) -> Iterator[tuple[Arrays, Arrays, Any]]:
-    """(sample, the artifact's outputs, label) of the labelled samples in ``shown``; all are finite."""
+) -> Iterator[tuple[int, Arrays, Arrays, Any]]:
+    """(number, sample, outputs, label) of the labelled samples in ``shown``; the outputs are finite."""
     for number, (sample, label) in enumerate(zip(against.evaluation or (), against.labels, strict=True)):
         if number not in shown:
             continue
@@ -345,7 +377,7 @@ def _labelled(
             raise _not_finite(
                 artifact, f"output '{broken}' holds NaN or infinity on labelled sample {number}"
             )
-        yield sample, outputs, label
+        yield number, sample, outputs, label
 
 
 def _broken(outputs: Arrays) -> str | None:

@@ -50,6 +50,7 @@ COLUMNS = {
     for column in (
         Column("accuracy_drop", "Accuracy drop", "points", numbers.points, -1),
         Column("agreement", "Agreement", "%", numbers.percent, 1),
+        Column("agreement_expected", "Expected agreement", "%", numbers.percent, 1),
         Column("sqnr_db", "SQNR", "dB", numbers.decibels, 1),
         Column("latency_p50_ms", "P50", "ms", numbers.ms, -1),
         Column("latency_p95_ms", "P95", "ms", numbers.ms, -1),
@@ -68,6 +69,10 @@ EVIDENCE_NAMES = {
 """Where evidence calls a figure otherwise than the budget does; the first that is there counts."""
 
 QUALITY = ("accuracy_drop", "agreement", "sqnr_db")
+DRAWN = (*QUALITY, "agreement_expected")
+"""What a chart may show as quality: the estimate as well, where the decision was made over it."""
+LIMITED_AS = {"agreement_expected": "agreement"}
+"""Columns that the budget's limit on another one is held against."""
 LATENCY = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms")
 MAIN = (*QUALITY, *LATENCY, "memory_bytes", "size_bytes")
 EXTRA = ("energy_mj", "power_watts", "fps")

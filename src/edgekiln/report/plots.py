@@ -44,8 +44,8 @@ class Candidate:
 
 def _best_quality(found: Sequence[Candidate], decided: str) -> Column | None:
     """The quality that the decision was made over; where nobody has it, the one that most have."""
-    values = {k: [v for c in found if (v := c.cells[k].value) is not None] for k in figures.QUALITY}
-    best = max(figures.QUALITY, key=lambda k: (bool(values[k]) and k == decided, len(values[k])))
+    values = {k: [v for c in found if (v := c.cells[k].value) is not None] for k in figures.DRAWN}
+    best = max(figures.DRAWN, key=lambda k: (bool(values[k]) and k == decided, len(values[k])))
     return COLUMNS[best] if values[best] else None
 
 
@@ -85,10 +85,11 @@ def scatter(
 def _axis(column: Column, drawn: Sequence[Candidate], budget: Budget, why: str = "") -> Axis:
     how = common_how([c.cells[column.key] for c in drawn])
     words = how or (
-        "how: by the mark" if column.better < 0 and column.key not in figures.QUALITY else "how: see table"
+        "how: by the mark" if column.better < 0 and column.key not in figures.DRAWN else "how: see table"
     )
     factor = {"points": 100.0, "%": 100.0, "MB": 1e-6}.get(column.unit, 1.0)
-    given = [c.limit for c in figures.constraints(budget) if c.column.key == column.key]
+    limited = figures.LIMITED_AS.get(column.key, column.key)
+    given = [c.limit for c in figures.constraints(budget) if c.column.key == limited]
     title = f"{figures.long_title(column)}, {column.unit} ({words}{why})"
     return Axis(title, factor, column.better, given[0] if given else None)
 

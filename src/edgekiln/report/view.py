@@ -168,7 +168,7 @@ def judge(budget: Budget, choice: Choice, found: Sequence[Candidate]) -> tuple[V
             verdicts.append(Verdict(constraint, "unproven", f"{cell.reason}{at}"))
             continue
         state = "unproven" if column.key in named else "met" if constraint.holds(cell.value) else "broken"
-        detail = f"{cell.text} {column.unit}{at}{_expected(chosen.proof, column.key, size)}"
+        detail = f"{cell.text} {column.unit}{at}{_expected(chosen.proof, column, size)}"
         if state == "unproven":
             many = f" (n = {cell.n:,})" if cell.n else ""
             reach = f", but its 95 % interval, {cell.interval}{many}, reaches past the limit"
@@ -177,14 +177,14 @@ def judge(budget: Budget, choice: Choice, found: Sequence[Candidate]) -> tuple[V
     return tuple(verdicts)
 
 
-def _expected(proof: Proof, key: str, size: str) -> str:
+def _expected(proof: Proof, column: Column, size: str) -> str:
     """The estimate from margins that the decision goes by, beside the count that stands in the table."""
-    found = proof.get(f"{key}_expected{size and f'@{size}'}")
+    found = proof.get(f"{column.key}_expected{size and f'@{size}'}")
     if found is None or found.value is None:
         return ""
-    low, high = found.interval or (found.value, found.value)
-    told = [numbers.percent(x) for x in (found.value, low, high)]
-    return f" counted, {told[0]} % expected from margins ({told[1]} to {told[2]} %)"
+    told = [column.write(x) for x in (found.value, *(found.interval or (found.value, found.value)))]
+    unit = column.unit
+    return f" counted, {told[0]} {unit} expected from margins ({told[1]} to {told[2]} {unit})"
 
 
 def _judge_none(constraint: Constraint, found: Sequence[Candidate]) -> Verdict:
