@@ -192,8 +192,9 @@ def test_suppression_leaves_no_two_boxes_of_a_class_that_overlap_more(seed, iou)
     rng = np.random.default_rng(seed)
     low = rng.uniform(0, 30, (15, 2))
     boxes, kinds = np.concatenate([low, low + rng.uniform(1, 20, (15, 2))], 1), rng.integers(0, 2, 15)
-    kept = suppressed(boxes, kinds, iou)
+    kept = suppressed(boxes, kinds, iou, 15)
     assert kept[0] == 0
+    assert suppressed(boxes, kinds, iou, 3).tolist() == kept[:3].tolist(), "the best ones, and no more"
     for i in kept:
         for j in kept:
             if i < j and kinds[i] == kinds[j]:

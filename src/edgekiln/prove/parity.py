@@ -83,7 +83,9 @@ class _Output:
     def add(self, reference: NDArray[Any], candidate: NDArray[Any], sample: int) -> None:
         a = np.asarray(reference, np.float64).ravel()
         b = np.asarray(candidate, np.float64).ravel()
-        for values, whose in ((b, "the artifact's"), (a, "the float model's")):
+        energy_a, energy_b = float(a @ a), float(b @ b)
+        sound = math.isfinite(energy_a + energy_b)  # then no value is NaN or infinite
+        for values, whose in () if sound else ((b, "the artifact's"), (a, "the float model's")):
             broken = int(values.size - np.isfinite(values).sum())
             if broken and whose == "the artifact's":
                 self.nonfinite += broken
@@ -94,13 +96,13 @@ class _Output:
         if self.reason or not a.size:
             return
         difference = b - a
-        energy_a, energy_b, error = float(a @ a), float(b @ b), float(difference @ difference)
+        error = float(difference @ difference)
         if not math.isfinite(energy_a + energy_b + error):
             self.reason = f"output '{self.name}' holds values too large to square, in sample {sample}"
             return
         self.signal += energy_a
         self.error += error
-        self.max_error = max(self.max_error, float(np.abs(difference).max()))
+        self.max_error = max(self.max_error, float(difference.max()), -float(difference.min()))
         cosine = _cosine(float(a @ b), energy_a, energy_b)
         self.cosine_sum += cosine
         self.cosine_min = min(self.cosine_min, cosine)

@@ -138,21 +138,25 @@ def detections(outputs: Sequence[NDArray[Any]], head: Head) -> Found:
     boxes, scores, kinds = boxes[sound], scores[sound], kinds[sound]
     first = np.argsort(-scores, kind="stable")[:MOST_BEFORE_NMS]
     boxes, scores, kinds = boxes[first], scores[first], kinds[first]
-    kept = suppressed(boxes, kinds, order.iou)[: order.most]
+    kept = suppressed(boxes, kinds, order.iou, order.most)
     return boxes[kept], scores[kept], kinds[kept]
 
 
-def suppressed(boxes: NDArray[np.float64], kinds: NDArray[np.int64], iou: float) -> NDArray[np.int64]:
-    """Indices that greedy suppression keeps of (n, 4) boxes in falling order of score, class by class."""
-    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    alive, kept = np.ones(len(boxes), bool), []
-    for i in range(len(boxes)):
-        if not alive[i]:
-            continue
+def suppressed(
+    boxes: NDArray[np.float64], kinds: NDArray[np.int64], iou: float, most: int
+) -> NDArray[np.int64]:
+    """The first ``most`` indices that greedy suppression keeps of (n, 4) boxes in falling order of score,
+    class by class.
+    """
+    left, top, right, bottom = np.ascontiguousarray(boxes.T)
+    area = (right - left) * (bottom - top)
+    alive, kept = np.arange(len(boxes)), list[int]()
+    while len(alive) and len(kept) < most:
+        i, rest = int(alive[0]), alive[1:]
         kept.append(i)
-        low = np.maximum(boxes[i, :2], boxes[i + 1 :, :2])
-        high = np.minimum(boxes[i, 2:], boxes[i + 1 :, 2:])
-        both = np.prod(np.clip(high - low, 0, None), axis=1)
-        share = both / (area[i] + area[i + 1 :] - both)
-        alive[i + 1 :] &= (share <= iou) | (kinds[i + 1 :] != kinds[i])
+        width = np.minimum(right[i], right[rest]) - np.maximum(left[i], left[rest])
+        height = np.minimum(bottom[i], bottom[rest]) - np.maximum(top[i], top[rest])
+        both = np.maximum(width, 0) * np.maximum(height, 0)
+        share = both / (area[i] + area[rest] - both)
+        alive = rest[(share <= iou) | (kinds[rest] != kinds[i])]
     return np.asarray(kept, np.int64)
