@@ -151,16 +151,15 @@ def test_a_bound_that_no_set_of_layers_holds_is_a_refusal_with_the_best_that_was
     model = onnx.load(digits.graph)
     samples = samples_of(digits, 16)
     seen = ranges(observe(digits.graph, samples, 1), "minmax", symmetric=False)
+    decided = simulate.on_grids(model, 127)
     ground = mixed.Ground(
         original=model,
-        recovered=simulate.on_grids(model, 127),
-        ranges=seen,
-        symmetric=False,
+        recovered=decided,
         run=lambda path: lambda sample: {"y": -simulate.session(model, 1).run(None, sample)[0]},
         write=lambda keep: Path(f"{len(keep)}.onnx"),
         time=lambda files: pytest.fail("a search that can't succeed timed its candidates"),
         bound=bound("classification", 0.01, model, lambda: samples, lambda: samples, 1),
-        threads=1,
+        gains=lambda: mixed.gains(model, decided, seen, False, samples, 1, 1e6),
     )
     losses = layer_losses(model, ground.recovered, seen, False, samples, 1)
     with pytest.raises(
@@ -169,6 +168,27 @@ def test_a_bound_that_no_set_of_layers_holds_is_a_refusal_with_the_best_that_was
         mixed.search(ground, losses)
     assert "wholly in INT8" in caught.value.why
     assert "float artifact" in caught.value.cure
+
+
+def test_a_large_model_is_simulated_on_fewer_samples_but_on_some(digits):
+    """Each activation costs a run per sample: eight of them are minutes for a large one."""
+    model, samples = onnx.load(digits.graph), samples_of(digits, 16)
+    seen = ranges(observe(digits.graph, samples, 1), "minmax", symmetric=False)
+    used = {}
+    for macs in (1e6, 1e9, 1e15):
+        rest = iter(samples)
+        found = mixed.gains(model, simulate.on_grids(model, 127), seen, False, rest, 1, macs)
+        used[macs] = len(samples) - len(list(rest))
+        assert max(g.gain for g in found) > 0
+        assert all(g.gain <= g.whole for g in found)
+    assert used == {1e6: mixed.PROBES, 1e9: mixed.PROBES, 1e15: mixed.LEAST_PROBES}
+
+
+def test_dialects_of_one_grid_share_what_activations_gain(digits, tmp_path):
+    workshop = shop(hostile(digits, tmp_path), tmp_path / "cache", samples_of(digits, 96))
+    for target in ("onnxruntime", "openvino"):
+        make(workshop, HOST, target, "int8-mixed-0.1")
+    assert len(list((tmp_path / "cache" / "gains").iterdir())) == 1
 
 
 def test_fewer_samples_than_can_hold_a_bound_are_refused(digits, tmp_path):

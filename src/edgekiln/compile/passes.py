@@ -17,7 +17,9 @@ from typing import Any, Literal
 
 from edgekiln.cache import step
 from edgekiln.compile.graph import ops
+from edgekiln.compile.quantise import mixed
 from edgekiln.compile.quantise.bounds import bound
+from edgekiln.compile.quantise.mixed import Gain
 from edgekiln.compile.quantise.observers import Observation, Ranges, load, ranges, save
 from edgekiln.compile.quantise.operators import refuse_quantised, unknown_operators
 from edgekiln.compile.quantise.sensitivity import layer_losses
@@ -36,6 +38,7 @@ from edgekiln.compile.weights import compress, palettise
 from edgekiln.compile.workshop import Calibration, Validation, Workshop, tools
 from edgekiln.errors import ConversionFailed
 from edgekiln.files import sha256_file
+from edgekiln.model.cost import cost
 from edgekiln.records import LayerLoss, PassReport, Record
 
 _OF_FLOAT = frozenset({"equalise", "palettise", "qat", "recover", "compress-weights"})
@@ -50,6 +53,10 @@ class _Recovered(Record, frozen=True, kw_only=True):
 
 class _Losses(Record, frozen=True, kw_only=True):
     layers: tuple[LayerLoss, ...]
+
+
+class _Gains(Record, frozen=True, kw_only=True):
+    gains: tuple[Gain, ...]
 
 
 class _Observed(Record, frozen=True, kw_only=True):
@@ -252,7 +259,7 @@ def _mixed(one: Step) -> Applied:
     """The search for the layers that stay float (``quantise.mixed``)."""
     import onnx
 
-    from edgekiln.compile.quantise import candidates, mixed
+    from edgekiln.compile.quantise import candidates
 
     dialect, params, shop = DIALECTS[one.form], one.one.params, one.shop
     fit, kept = held_on(shop)
@@ -272,22 +279,31 @@ def _mixed(one: Step) -> Applied:
 
     original, decided = onnx.load(one.path), onnx.load(recovered)
     only = layer_nodes(one.path) if params.get("layers") else None
-    losses = layer_losses(original, decided, held, dialect.symmetric, kept.samples(), shop.threads, only=only)
+    about = (original, decided, held, dialect.symmetric)
+    key = [sha256_file(one.path), sha256_file(recovered), held, dialect.symmetric, kept.sha256]
+    key += [None if only is None else sorted(only), tools()]
+
+    def lost(into: Path) -> _Losses:
+        return _Losses(layers=layer_losses(*about, kept.samples(), shop.threads, only=only))
+
+    def gained(into: Path) -> _Gains:
+        macs = float(sum(o.macs for o in cost(one.path).ops))
+        return _Gains(gains=mixed.gains(*about, kept.samples(), shop.threads, macs, only))
+
+    # Dialects of one grid share both: they differ in the engine that times and judges.
+    _, losses, _ = step(shop.cache, "losses", key, _Losses, lost)
     own = shop.validation or Validation()
     of = (shop.model.task, float(params["drop"]), original, kept.samples, fit.samples, shop.threads)
     ground = mixed.Ground(
         original=original,
         recovered=decided,
-        ranges=held,
-        symmetric=dialect.symmetric,
         bound=bound(*of, own.metric, own.truths),
         run=candidates.runner(one.form, shop.threads),
         write=write,
         time=candidates.timer(one.form, shop.threads, next(iter(kept.samples()))),
-        threads=shop.threads,
-        only=only,
+        gains=lambda: step(shop.cache, "gains", key, _Gains, gained)[1].gains,
     )
-    found = mixed.search(ground, losses)
+    found = mixed.search(ground, losses.layers)
     one.into.write_bytes(found.file.read_bytes())
     of_all = "" if fit is shop.calibration else f" of {fit.n + kept.n}"
     return Applied(one.into, f"{how}{of_all}; {found.note}", found.losses)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -30,12 +30,14 @@ from edgekiln.compile.quantise.layers import layers
 from edgekiln.compile.quantise.observers import Ranges
 from edgekiln.engines import Arrays
 from edgekiln.errors import ConversionFailed
-from edgekiln.records import LayerLoss
+from edgekiln.records import LayerLoss, Record
 
 CANDIDATES = 16
 """Activations whose float form is written and timed."""
-PROBES = 8
+PROBES, LEAST_PROBES = 8, 2
 """Validation samples on which each activation's effect on the output is simulated."""
+PROBE_MACS = 4e11
+"""What all these simulations may take, in multiply-adds: a minute where a core does some 5 GMAC a second."""
 LADDER = (1, 2, 3, 4, 6, 8, 12)
 LEAST_SAMPLES = 8
 
@@ -46,25 +48,33 @@ Time: TypeAlias = Callable[[Sequence[Path]], Sequence[float] | None]
 """Median latencies in ms of model files, alternated in one run; None where they can't run here."""
 
 
+class Gain(Record, frozen=True, kw_only=True):
+    """An activation and the nodes around it. ``gain`` is the output's error energy that goes with its
+    rounding, as a share of the signal; ``whole`` is that of the wholly quantised model.
+    """
+
+    activation: str
+    nodes: tuple[str, ...]
+    gain: float
+    whole: float
+
+
 @dataclass(frozen=True)
 class Ground:
     """What the search stands on: ``original`` is the float model, ``recovered`` the same with decided
     weights.
 
     ``run`` opens a written model and maps samples to outputs. ``bound`` is held on samples that neither
-    ranges nor rounding saw.
+    ranges nor rounding saw. ``gains`` gives what leaving each activation unrounded gains.
     """
 
     original: Any
     recovered: Any
-    ranges: Ranges
-    symmetric: bool
     run: Callable[[Path], Callable[[Arrays], dict[str, Any]]]
     write: Write
     time: Time
     bound: Bound
-    threads: int
-    only: frozenset[str] | None = None
+    gains: Callable[[], Sequence[Gain]]
 
 
 @dataclass(frozen=True)
@@ -138,23 +148,25 @@ def _unheld(whole: Verdict, most: Verdict, in_float: int, of: int) -> Conversion
 
 @dataclass(frozen=True)
 class _Unit:
-    """An activation and the nodes around it. ``gain`` is the output's error energy that goes with it, as a
-    share of its signal; ``whole`` is that of the wholly quantised model. ``cost_ms`` is None where nothing
-    was timed.
-    """
+    """What may be given back, and at what price. ``cost_ms`` is None where nothing was timed."""
 
-    activation: str
-    nodes: tuple[str, ...]
-    gain: float
-    whole: float
+    of: Gain
     cost_ms: float | None = None
     work: float = 0.0
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        return self.of.nodes
+
+    @property
+    def gain(self) -> float:
+        return self.of.gain
 
 
 def _units(ground: Ground) -> list[_Unit]:
     """The activations that may be given back, the greatest gain first."""
-    units = sorted(_gains(ground), key=lambda u: (-u.gain, u.activation))
-    return [u for u in units if u.gain > 0 and u.nodes][:CANDIDATES]
+    found = sorted(ground.gains(), key=lambda g: (-g.gain, g.activation))
+    return [_Unit(g) for g in found if g.gain > 0 and g.nodes][:CANDIDATES]
 
 
 def _nodes(units: Sequence[_Unit]) -> tuple[str, ...]:
@@ -174,13 +186,27 @@ def _ranked(ground: Ground, units: Sequence[_Unit], whole: Path) -> list[_Unit]:
     return sorted(weighed, key=lambda u: -u.gain / max(u.work, 1.0))
 
 
-def _gains(ground: Ground) -> list[_Unit]:
-    """What leaving each activation unrounded gains at the outputs, all others rounded."""
-    held = simulate.quantised_activations(ground.recovered, ground.ranges, only=ground.only)
-    fake = simulate.fake_quantised(ground.recovered, held, ground.ranges, ground.symmetric, switches=True)
-    runner = simulate.session(fake, ground.threads)
-    probes = list(itertools.islice(ground.bound.samples(), PROBES))
-    truth = outputs(ground.original, probes, ground.threads)
+def gains(
+    original: Any,
+    recovered: Any,
+    ranges: Ranges,
+    symmetric: bool,
+    samples: Iterable[Arrays],
+    threads: int,
+    macs: float,
+    only: Collection[str] | None = None,
+) -> tuple[Gain, ...]:
+    """What leaving each activation unrounded gains at the outputs, all others rounded.
+
+    ``macs`` are the multiply-adds of one inference: large models are simulated on fewer samples. ``only``
+    names the nodes that are quantised (all where it is None).
+    """
+    held = simulate.quantised_activations(recovered, ranges, only=only)
+    fake = simulate.fake_quantised(recovered, held, ranges, symmetric, switches=True)
+    runner = simulate.session(fake, threads)
+    affordable = int(PROBE_MACS // max(macs * (len(held) + 1), 1.0))
+    probes = list(itertools.islice(samples, min(max(affordable, LEAST_PROBES), PROBES)))
+    truth = outputs(original, probes, threads)
     names = [o.name for o in runner.get_outputs()]
     switches = [f"{simulate.SWITCH}{k}" for k in range(len(held))]
 
@@ -190,21 +216,24 @@ def _gains(ground: Ground) -> list[_Unit]:
         return _error(truth, made)
 
     whole = error(None)
-    around = _around(ground)
-    return [_Unit(name, around[name], whole - error(place), whole) for place, name in enumerate(held)]
+    around = _around(recovered, only)
+    return tuple(
+        Gain(activation=name, nodes=around[name], gain=whole - error(place), whole=whole)
+        for place, name in enumerate(held)
+    )
 
 
-def _around(ground: Ground) -> dict[str, tuple[str, ...]]:
+def _around(model: Any, only: Collection[str] | None) -> dict[str, tuple[str, ...]]:
     """The nodes that make and read each activation; of a graph where only some are quantised, only those."""
     found: dict[str, list[str]] = {}
-    for node in ground.recovered.graph.node:
-        if ground.only is not None and node.name not in ground.only:
+    for node in model.graph.node:
+        if only is not None and node.name not in only:
             continue
         for name in {*node.input, *node.output}:
             found.setdefault(name, []).append(node.name)
-    makers = {out: node for node in ground.recovered.graph.node for out in node.output}
+    makers = {out: node for node in model.graph.node for out in node.output}
     # What is handed on as it is belongs to what it was made from: the last first, so that chains join.
-    for node in reversed(ground.recovered.graph.node):
+    for node in reversed(model.graph.node):
         if node.op_type in simulate.HANDED_ON and node.input[0] in found:
             found[node.input[0]] += found.get(node.output[0], [])
     # A Relu or Clip is part of what is before it.
@@ -229,7 +258,8 @@ def _marked(units: Sequence[_Unit], losses: Sequence[LayerLoss]) -> tuple[LayerL
         if mine is None:
             told.append(loss)
             continue
-        gain_db = 10 * math.log10(max(mine.whole, 1e-30) / max(mine.whole - mine.gain, 1e-30))
+        whole = mine.of.whole
+        gain_db = 10 * math.log10(max(whole, 1e-30) / max(whole - mine.gain, 1e-30))
         note = f"with {', '.join(n for n in mine.nodes if n != loss.node) or 'nothing else'}"
         if mine.cost_ms is None:
             note += "; its cost is its share of the weights: nothing could be timed here"
