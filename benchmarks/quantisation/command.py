@@ -28,7 +28,7 @@ from edgekiln.prove.environment import fitness
 from edgekiln.records import Artifact
 from measuring import process
 from measuring.table import arguments, publish
-from quantisation import contenders, course, scenes, tables
+from quantisation import contenders, course, estimates, scenes, tables
 from quantisation.contenders import CONTENDERS, Order
 from quantisation.course import Made, Plan
 
@@ -55,6 +55,11 @@ def parser() -> ArgumentParser:
     )
     found.add_argument("--fresh", help="with --keep: but these (comma between them)")
     found.add_argument("--report", action="store_true", help="run nothing; print what there is")
+    found.add_argument(
+        "--estimates",
+        action="store_true",
+        help="run nothing anew; print what few samples tell of the artifacts",
+    )
     found.add_argument("--work", type=Path, help="scenes, artifacts, results (build/quantisation)")
     worker = found.add_argument_group("what the benchmark starts itself with")
     worker.add_argument("--worker", metavar="CONTENDER")
@@ -78,6 +83,10 @@ def main() -> None:
         print(
             json.dumps(msgspec.to_builtins(judge(scene, given.folder, artifact, given.judge, given.threads)))
         )
+    elif given.estimates:
+        work_folder = (given.work or scenes.BUILD).resolve()
+        made = estimates.table(work_folder, given.threads)
+        publish("estimates", [made], msgspec.to_builtins(made), quick=False, out=given.out, unfit=fitness())
     else:
         benchmark(given)
 

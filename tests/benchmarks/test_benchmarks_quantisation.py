@@ -413,6 +413,22 @@ def test_an_operator_that_the_converter_does_not_know_is_named(tmp_path: Path) -
         module("tfjs").convert(tfjs_model(tmp_path, last="CropAndResize"))
 
 
+# ---------------------------------------------------------------- few samples
+
+
+def test_what_draws_tell_is_held_against_the_samples_that_they_left_out() -> None:
+    """A count of a quarter of a known share, an estimate that knows the share, one that is off by a tenth."""
+    error = module("estimates").error
+    values = np.zeros(200)
+    values[:150] = 1
+    knows, hopes = error(values, lambda some: 0.75), error(values, lambda some: 0.85)
+    assert (knows.truth, knows.drawn, knows.bias) == (0.75, 50, 0)
+    # a draw of 50 without replacement, less the mean of the other 150
+    assert knows.counted == pytest.approx(np.sqrt(0.75 * 0.25 / 200) * (3**0.5 + 3**-0.5), rel=0.2)
+    assert knows.estimated < 0.5 * knows.counted
+    assert hopes.bias == pytest.approx(0.1)
+
+
 # ---------------------------------------------------------------- orders
 
 

@@ -55,13 +55,13 @@ def expected_agreement(held: Floats, moved: Floats) -> tuple[float, Interval]:
     ``held`` are ``leads`` of float scores, ``moved`` the ``moves`` of unseen samples. Errors are taken as
     normal, and as large for a close call as for a clear one.
     """
-    value = _kept(held, moved)
+    value = kept(held, moved)
     random = np.random.default_rng(0)
 
     def again(values: Floats) -> Floats:
         return values[random.integers(0, len(values), len(values))]
 
-    drawn = [_kept(again(held), again(moved)) for _ in range(DRAWS)]
+    drawn = [kept(again(held), again(moved)) for _ in range(DRAWS)]
     low, high = np.quantile(drawn, [0.025, 0.975])
     return value, (min(float(low), value), max(float(high), value))
 
@@ -100,12 +100,12 @@ def expected_drop(margins: Sequence[LabelMargin], moved: Sequence[float]) -> tup
     changes = np.asarray(moved, np.float64)
     if not changes.any():
         return 0.0, (0.0, 0.0)
-    value = float(right.mean()) - _kept(held, changes)
+    value = float(right.mean()) - kept(held, changes)
     random = np.random.default_rng(0)
     drawn = []
     for _ in range(DRAWS):
         some = random.integers(0, len(held), len(held))
-        drawn.append(float(right[some].mean()) - _kept(held[some], changes[some]))
+        drawn.append(float(right[some].mean()) - kept(held[some], changes[some]))
     low, high = np.quantile(drawn, [0.025, 0.975])
     return value, (min(float(low), value), max(float(high), value))
 
@@ -118,7 +118,7 @@ def _ranked(scores: NDArray[Any]) -> tuple[Floats, NDArray[np.int64]]:
     return ranked[:, :1] - ranked[:, 1:], order
 
 
-def _kept(held: Floats, moved: Floats) -> float:
+def kept(held: Floats, moved: Floats) -> float:
     """The mean probability that the first class stays first, where each score moves by itself.
 
     All leads share what the first class's own score does: given that, they hold or fall independently.
