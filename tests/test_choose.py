@@ -226,6 +226,19 @@ def test_equal_decisions_are_settled_by_the_finer_measure():
     assert choose("d", proofs, Budget()).artifact_id == "fine"
 
 
+def test_of_equal_ones_what_no_search_was_needed_for_wins():
+    """int8-mixed that puts nothing back is the static artifact again: only the timer tells them apart."""
+    figures = {"agreement": 0.98, "sqnr_db": 26.1}
+    proofs = [
+        proof("int8-mixed-0.05", steady(2), **figures),
+        proof("int8-static-mse", steady(2.001), **figures),
+    ]
+    for some in (proofs, proofs[::-1]):
+        assert choose("d", some, Budget()).artifact_id == "int8-static-mse"
+    better = proof("int8-mixed-0.05", steady(2), agreement=0.98, sqnr_db=26.2)
+    assert choose("d", [better, proofs[1]], Budget()).artifact_id == "int8-mixed-0.05"
+
+
 def test_a_quality_of_zero_is_better_than_a_negative_one():
     proofs = [
         proof("zero", steady(5.0), sqnr_db=0.0),
