@@ -3,7 +3,7 @@ import math
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -69,6 +69,7 @@ def test_the_order_of_the_samples_does_not_matter(pairs, random):
 
 
 @given(VECTORS, VECTORS, st.floats(0.125, 64))
+@settings(deadline=None)
 def test_scaling_both_sides_changes_only_the_absolute_error(a, b, factor):
     plain = compare([(a, b)]).outputs[0]
     scaled = compare([(a.astype(np.float64) * factor, b.astype(np.float64) * factor)]).outputs[0]

@@ -2,9 +2,9 @@
 
 Counting flips on sixteen samples knows steps of six points. But each sample says more: by how much its class
 leads (the margin, from the float model alone), and how far the artifact moves scores against each other. A
-lead of m falls to an error of standard deviation s with probability Phi(-m / s); its mean over many margins
-is the expected share of changed decisions. Margins may come from samples that calibration saw (the float
-model does not know of it), the error only from samples that it did not.
+lead of m falls to an error of standard deviation s with probability Phi(-m / s); its mean over many margins,
+and over the sizes of error that were seen, is the expected share of changed decisions. Margins may come from
+samples that calibration saw (the float model does not know of it), errors only from samples that it did not.
 
 The same holds of a label: its lead over the other classes is negative where the float model is wrong, and the
 mean of the probabilities that it comes first is the accuracy to expect. On 80 labelled samples a count knows
@@ -26,6 +26,8 @@ from edgekiln.prove.statistics import Interval
 
 RIVALS = 5
 DRAWS = 400
+LEVELS = 32
+"""Sizes of error at which probabilities are computed; between them they are interpolated."""
 _ROOTS, _MASSES = np.polynomial.hermite_e.hermegauss(21)
 NODES, WEIGHTS = _ROOTS, _MASSES / _MASSES.sum()
 """Quadrature over a standard normal variable."""
@@ -53,17 +55,17 @@ def expected_agreement(held: Floats, moved: Floats) -> tuple[float, Interval]:
     """The expected share of kept decisions and its 95 % interval by a seeded bootstrap over samples.
 
     ``held`` are ``leads`` of float scores, ``moved`` the ``moves`` of unseen samples. Errors are taken as
-    normal, and as large for a close call as for a clear one.
+    normal, of the sizes that were seen, and as large for a close call as for a clear one.
     """
-    value = kept(held, moved)
+    curves, sizes = _parts(held, moved)
     random = np.random.default_rng(0)
 
     def again(values: Floats) -> Floats:
-        return values[random.integers(0, len(values), len(values))]
+        mean: Floats = values[random.integers(0, len(values), len(values))].mean(axis=0)
+        return mean
 
-    drawn = [kept(again(held), again(moved)) for _ in range(DRAWS)]
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return value, (min(float(low), value), max(float(high), value))
+    drawn = [float(again(curves) @ again(sizes)) for _ in range(DRAWS)]
+    return _told(float(curves.mean(axis=0) @ sizes.mean(axis=0)), drawn)
 
 
 @dataclass(frozen=True)
@@ -97,15 +99,26 @@ def expected_drop(margins: Sequence[LabelMargin], moved: Sequence[float]) -> tup
     ``moved`` are the ``label_move`` of each of ``margins``; errors are taken as in ``expected_agreement``.
     """
     held, right = np.stack([m.leads for m in margins]), np.array([m.right for m in margins])
-    changes = np.asarray(moved, np.float64)
-    if not changes.any():
+    curves, sizes = _parts(held, np.asarray(moved, np.float64))
+
+    def lost(some: NDArray[np.int64]) -> float:
+        stays = curves[some].mean(axis=0) @ sizes[some].mean(axis=0)
+        return float(right[some].mean() - stays)
+
+    if not any(moved):
         return 0.0, (0.0, 0.0)
-    value = float(right.mean()) - kept(held, changes)
-    random = np.random.default_rng(0)
-    drawn = []
-    for _ in range(DRAWS):
-        some = random.integers(0, len(held), len(held))
-        drawn.append(float(right[some].mean()) - kept(held[some], changes[some]))
+    n, random = len(held), np.random.default_rng(0)
+    drawn = [lost(random.integers(0, n, n)) for _ in range(DRAWS)]
+    return _told(lost(np.arange(n)), drawn)
+
+
+def kept(held: Floats, moved: Floats) -> float:
+    """The mean probability that the first class stays first: ``expected_agreement`` without its interval."""
+    curves, sizes = _parts(held, moved)
+    return float(curves.mean(axis=0) @ sizes.mean(axis=0))
+
+
+def _told(value: float, drawn: Sequence[float]) -> tuple[float, Interval]:
     low, high = np.quantile(drawn, [0.025, 0.975])
     return value, (min(float(low), value), max(float(high), value))
 
@@ -118,16 +131,40 @@ def _ranked(scores: NDArray[Any]) -> tuple[Floats, NDArray[np.int64]]:
     return ranked[:, :1] - ranked[:, 1:], order
 
 
-def kept(held: Floats, moved: Floats) -> float:
-    """The mean probability that the first class stays first, where each score moves by itself.
+def _parts(held: Floats, moved: Floats) -> tuple[Floats, Floats]:
+    """Each lead's probability to hold at some sizes of error, and each error's place among these sizes;
+    shapes (leads, levels) and (errors, levels). The product of their means is that over all pairs.
+
+    A few samples with large errors must not make every call uncertain: so sizes are not pooled into one.
+    """
+    sigmas = np.sqrt(moved / 2)  # of one score; a lead is a difference of two
+    known = sigmas[sigmas > 0]
+    levels = np.zeros(1)
+    if known.size:
+        levels = np.unique([0.0, *np.geomspace(known.min(), known.max(), LEVELS)])
+    curves = np.stack([_holds(held, level) for level in levels], axis=1)
+    low = np.clip(np.searchsorted(levels, sigmas, side="right") - 1, 0, max(len(levels) - 2, 0))
+    sizes = np.zeros((len(sigmas), len(levels)))
+    rows_of = np.arange(len(sigmas))
+    if len(levels) > 1:
+        share = np.clip((sigmas - levels[low]) / (levels[low + 1] - levels[low]), 0.0, 1.0)
+        sizes[rows_of, low + 1] = share
+        sizes[rows_of, low] = 1 - share
+    else:
+        sizes[:, 0] = 1
+    return curves, sizes
+
+
+def _holds(held: Floats, sigma: float) -> Floats:
+    """The probability that the first class stays first, shape (rows,), where each score moves by itself.
 
     All leads share what the first class's own score does: given that, they hold or fall independently.
     """
-    sigma = math.sqrt(float(moved.mean()) / 2)  # of one score; a lead is a difference of two
     if sigma == 0:
-        return float((held >= 0).all(axis=1).mean())
+        return np.asarray((held >= 0).all(axis=1), np.float64)
     stays = _normal(held[:, :, None] / sigma + NODES).prod(axis=1)
-    return float((stays * WEIGHTS).sum(axis=1).mean())
+    found: Floats = (stays * WEIGHTS).sum(axis=1)
+    return found
 
 
 def _normal(x: Floats) -> Floats:
