@@ -24,7 +24,7 @@ LAYERS = (
     {"errors"},
     {"records"},
     {"files", "interrupt"},
-    {"model", "devices", "bundle", "engines", "cache", "job", "progress"},
+    {"model", "devices", "sensors", "bundle", "engines", "cache", "job", "progress"},
     {"prove", "runtime"},
     {"compile", "choose", "labelling", "ship", "serve", "language", "arrcoc"},
     {"report", "intake"},

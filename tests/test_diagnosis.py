@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 
 from edgekiln.compile.targets import TARGETS
-from edgekiln.diagnosis import doctor
+from edgekiln.diagnosis import Ability, doctor
 from fakes.command import Kiln
 
 
 def test_each_target_and_importer_is_named_with_the_version_that_is_installed() -> None:
     found = doctor()
     by_name = {(a.subject, a.ability): a for a in found.abilities}
-    assert {s for s, _ in by_name} == {*TARGETS, "ONNX files", "PyTorch", "PyTorch's exporter", "safetensors"}
+    importers = {"ONNX files", "PyTorch", "PyTorch's exporter", "safetensors"}
+    assert {s for s, _ in by_name} == {*TARGETS, *importers, "this machine"}
     assert by_name["onnxruntime", "run"].version == importlib.metadata.version("onnxruntime")
     assert by_name["openvino", "quantise"].version == importlib.metadata.version("nncf")
     assert by_name["tensorrt", "check"].version == importlib.metadata.version("tensorrt-rtx")
@@ -27,6 +28,25 @@ def test_what_is_missing_has_a_command_and_what_is_there_has_none() -> None:
     for ability in doctor().abilities:
         assert ability.there == bool(ability.version) or ability.there
         assert ability.there != bool(ability.cure)
+
+
+def test_sensors_of_power_are_named_and_closed_or_missing_ones_have_a_cure(tmp_path: Path) -> None:
+    def power() -> Ability:
+        (found,) = [a for a in doctor(tmp_path).abilities if a.subject == "this machine"]
+        return found
+
+    assert (power().there, power().cure) == (
+        False,
+        "there is no sensor of power below /sys; use an external meter",
+    )
+    zone = tmp_path / "class" / "powercap" / "intel-rapl:0"
+    zone.mkdir(parents=True)
+    (zone / "name").write_text("package-0\n")
+    assert power().cure == (
+        "package-0 (intel-rapl:0) can't be read (energy_uj: No such file or directory): run as root"
+    )
+    (zone / "energy_uj").write_text("17\n")
+    assert (power().there, power().ability) == (True, "measure power (package-0 (intel-rapl:0))")
 
 
 def test_a_machine_without_a_browser_or_its_runtime_is_told_how_to_get_each(

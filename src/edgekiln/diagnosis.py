@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+from pathlib import Path
 
 from edgekiln.compile.targets import TARGETS
 from edgekiln.engines import chromium, npm
 from edgekiln.errors import NotRunnableHere
 from edgekiln.prove.environment import fitness
 from edgekiln.records import Record
+from edgekiln.sensors import sysfs
 
 # Distribution and module that converting for a target, running it here, and checking it need.
 _NEEDS: dict[str, dict[str, tuple[str, str, str]]] = {
@@ -67,12 +69,30 @@ class Diagnosis(Record, frozen=True, kw_only=True):
     unfit: tuple[str, ...]
 
 
-def doctor() -> Diagnosis:
-    """Look for the packages without importing them, and at this machine's fitness to measure on."""
+def doctor(sys_root: Path = sysfs.SYS) -> Diagnosis:
+    """Look for the packages without importing them, for sensors below ``sys_root``, and at this machine's
+    fitness to measure on.
+    """
     found = [_ability(target, what, *need) for target in TARGETS for what, need in _NEEDS[target].items()]
     found += _web()
     found += [_ability(name, "import", *need) for name, need in _IMPORTERS.items()]
-    return Diagnosis(abilities=tuple(found), unfit=fitness())
+    return Diagnosis(abilities=(*found, _power(sys_root)), unfit=fitness())
+
+
+def _power(root: Path) -> Ability:
+    """Whether this machine says what it takes: rails, or energy counters."""
+    readings = sysfs.read(root).readings
+    counters, closed = sysfs.counters(root)
+    names = [r.sensor for r in readings if r.quantity == "power_watts" and r.value is not None]
+    names += [c.zone for c in counters]
+    if names:
+        more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+        ability = f"measure power ({', '.join(names[:2])}{more})"
+        return Ability(subject="this machine", ability=ability, there=True)
+    cure = "there is no sensor of power below /sys; use an external meter"
+    if closed:
+        cure = f"{closed[0].sensor} can't be read ({closed[0].reason}): run as root"
+    return Ability(subject="this machine", ability="measure power", there=False, cure=cure)
 
 
 def _web() -> list[Ability]:
