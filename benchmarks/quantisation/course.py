@@ -215,7 +215,8 @@ def _failure(station: str, done: process.Finished) -> str:
         return f"{station}: {done.stopped} after {done.seconds:.0f} s, at {done.peak_tree_bytes / 1e9:.1f} GB"
     if done.exit_code:
         last = [line.strip() for line in done.stderr.splitlines() if line.strip()][-1:]
-        return f"{station}: {' '.join(last)[:300] or f'exit code {done.exit_code}'}"
+        said = " ".join(last).replace(f"{process.ROOT}/", "")[:300]
+        return f"{station}: {said or f'exit code {done.exit_code}'}"
     return ""
 
 
@@ -292,4 +293,5 @@ def _memory(rows: Sequence[Row], model: str, plan: Plan, samples: int) -> Memory
     folder = scenes.prepare(f"{model}-many", plan.work)
     into = plan.work / "artifacts" / f"{model}-{samples}"
     row = _quantise("ours-alone", folder, into, plan, samples, (chosen.recipe,), (chosen.target,))
-    return Memory(samples=samples, peak_bytes=row.peak_bytes, failure=row.failure)
+    # What a build took until it failed says nothing of one that ends.
+    return Memory(samples=samples, peak_bytes=None if row.failure else row.peak_bytes, failure=row.failure)

@@ -146,6 +146,9 @@ def test_goals_of_one_model_are_judged_from_its_rows() -> None:
     assert got[f"{name}: time of all recipes over Olive's workflow"][1] == "missed by 1.5"
     assert got[f"{name}: memory over the float model's run, 32 samples"] == ("1.40", "met")
     assert got[f"{name}: memory over the float model's run, 2000 samples"] == ("2.00", "missed by 0.5")
+    lost = [course.Memory(samples=32, peak_bytes=None, failure="nothing was chosen")]
+    got = verdicts(module("tables").goals([found(rows, memory=lost)]))
+    assert got[f"{name}: memory over the float model's run, 32 samples"] == ("—", "not judged")
 
 
 def test_a_real_loss_a_slower_artifact_and_a_broken_bound_are_missed_goals() -> None:
