@@ -21,6 +21,7 @@ FINITE = st.floats(-1e9, 1e9, allow_nan=False)
 @settings(deadline=None)
 @example([0.0, 5e-324])
 @example([1.0, 1.0000000000000002])
+@example([1.0, 2.2250738585e-313])
 def test_a_scale_holds_every_value_in_order_even_where_all_are_equal(values: list[float]) -> None:
     scale = layout.scale(values, 0, 100)
     places = [scale(v) for v in sorted(values)]

@@ -72,7 +72,7 @@ def scale(values: Sequence[float], start: float, end: float, log: bool | None = 
     if not finite:
         raise ValueError("a scale needs at least one finite value")
     low, high = min(finite), max(finite)
-    positive = low > 0
+    positive = low > sys.float_info.min  # below it, there is no normal number to end a logarithmic scale at
     if log is None:
         log = positive and high / low >= _LOG_FROM
     if log and positive:
