@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with interrupt.watched(), disk_errors("running", f"edgekiln {given.verb}"):
             from edgekiln.cli import commands
 
-            code: int = getattr(commands, given.verb)(given)
+            code: int = getattr(commands, given.verb.replace("-", "_"))(given)
             sys.stdout.flush()
         return code
     except KeyboardInterrupt:
@@ -112,6 +112,17 @@ def parser() -> argparse.ArgumentParser:
     explain.add_argument("path", metavar="BUNDLE_OR_OUT")
     explain.add_argument("--all", action="store_true", help="every artifact of a build, not the chosen ones")
     explain.add_argument("--layers", type=_count, default=12, help="rows, the worst first (default 12)")
+    _predict(verb("predict", "predict latency, memory and energy on devices that are not here"))
+    own = verb(
+        "calibrate-device", "turn measurements of one to five models into better predictions of a device"
+    )
+    own.add_argument("name", metavar="DEVICE")
+    own.add_argument("--target", required=True, metavar="NAME")
+    own.add_argument("--precision", default="fp32", metavar="fp32")
+    anchor = "a model and its median latency there; of the host the time may be left out"
+    own.add_argument("--anchor", action="append", default=[], metavar="MODEL=MS", help=anchor)
+    own.add_argument("--input-shape", metavar="1x3x224x224", action="append", default=[])
+    own.add_argument("--out", metavar="FILE", help="default DEVICE-TARGET-PRECISION.calibration.json")
     verb("doctor", "show which targets can convert and run here, and how to add the others")
     return top
 
@@ -126,6 +137,14 @@ def _model(verb: argparse.ArgumentParser) -> None:
         default=[],
         help="fixes the input's shape; NAME=1x3x224x224 for one of several",
     )
+
+
+def _predict(verb: argparse.ArgumentParser) -> None:
+    _model(verb)
+    verb.add_argument("--device", action="append", required=True, metavar="NAME", help="repeat for several")
+    verb.add_argument("--target", metavar="NAME", help="only this one; default all that the device takes")
+    verb.add_argument("--precision", metavar="fp16", help="fp32, fp16, int8 or w8a16; default all published")
+    verb.add_argument("--measured", action="append", default=[], metavar="FILE", help="of calibrate-device")
 
 
 def _build(verb: argparse.ArgumentParser) -> None:

@@ -101,6 +101,34 @@ def explain(given: argparse.Namespace) -> int:
     return _answer(given, shown, lambda these: show_layers.explained(these, given.layers, show.console()))
 
 
+def predict(given: argparse.Namespace) -> int:
+    """Print predictions; 1 where none could be made."""
+    from edgekiln.cli import show_prediction
+    from edgekiln.prediction import predict as look
+
+    order = ModelOrder(source=given.model, weights=given.weights)
+    found = look(
+        Job(model=order),
+        given.device,
+        _shapes(given),
+        target=given.target,
+        precision=given.precision,
+        measured=[Path(m) for m in given.measured],
+    )
+    _answer(given, found, lambda it: show_prediction.predicted(it, show.console()))
+    return 0 if any(row.basis != "refused" for row in found.rows) else 1
+
+
+def calibrate_device(given: argparse.Namespace) -> int:
+    """Print what the anchors said of a device."""
+    from edgekiln.cli import show_prediction
+    from edgekiln.prediction import calibrate_device as look
+
+    out = given.out or f"{given.name}-{given.target}-{given.precision}.calibration.json"
+    found = look(given.name, given.target, given.precision, given.anchor, _shapes(given), Path(out))
+    return _answer(given, found, lambda it: show_prediction.calibrated(it, out, show.console()))
+
+
 def doctor(given: argparse.Namespace) -> int:
     """Print what this installation can do."""
     from edgekiln.diagnosis import doctor as look

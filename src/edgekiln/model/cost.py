@@ -74,14 +74,14 @@ def cost(model: Path | ModelProto, shapes: Mapping[str, tuple[int, ...]] | None 
     be counted (unknown shape, unknown operator, control flow) are listed in ``unresolved``. Raises
     BadInput for shapes that do not fit.
     """
-    proto = _prepare(model, shapes or {})
+    proto = prepared(model, shapes or {})
     known = infer(proto)
-    constants = _constants(proto)
-    sizes = _Sizes(proto, known, constants)
+    fixed = constants(proto)
+    sizes = _Sizes(proto, known, fixed)
     totals: dict[str, list[int]] = {}
     unresolved: list[Unresolved] = []
     for index, node in enumerate(proto.graph.node):
-        if all(o in constants for o in node.output if o):
+        if all(o in fixed for o in node.output if o):
             continue  # computed once, when the model is loaded
         total = totals.setdefault(node.op_type, [0, 0, 0])
         total[0] += 1
@@ -112,7 +112,18 @@ def cost(model: Path | ModelProto, shapes: Mapping[str, tuple[int, ...]] | None 
     )
 
 
-def _prepare(model: Path | ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> ModelProto:
+def peak_elements(proto: ModelProto, known: Known, fixed: set[str]) -> int:
+    """As ``Cost.peak_activation_bytes``, in elements: what it is in bytes follows from the precision."""
+    sizes = _Sizes(proto, known, fixed)
+
+    def elements(name: str) -> int:
+        dims = known.fixed(name)
+        return 0 if name in fixed or dims is None else math.prod(dims)
+
+    return peak_bytes(sizes.steps(), elements, sizes.outputs)
+
+
+def prepared(model: Path | ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> ModelProto:
     """A copy of the graph with fixed inputs and its local functions written out."""
     import onnx
     import onnx.inliner
@@ -137,7 +148,7 @@ def _prepare(model: Path | ModelProto, shapes: Mapping[str, tuple[int, ...]]) ->
     return proto
 
 
-def _constants(proto: ModelProto) -> set[str]:
+def constants(proto: ModelProto) -> set[str]:
     """Values that do not depend on an input: initialisers, Constants, and what follows from them alone."""
     found = {i.name for i in proto.graph.initializer} | {
         i.values.name for i in proto.graph.sparse_initializer
