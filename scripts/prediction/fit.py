@@ -22,7 +22,9 @@ from power import powers
 from scatter import draw
 from table import Architecture, Data, Row
 
+from edgekiln.devices import load
 from edgekiln.predict import profiles
+from edgekiln.predict.latency import predict
 from edgekiln.predict.memory import arena_bytes
 from edgekiln.predict.terms import FULL
 
@@ -52,6 +54,7 @@ def main() -> None:
         heard.append(held)
         made += _profiles(data, found)
     _memory(given.table, known)
+    _elsewhere(known)
     if given.scatter:
         draw(heard, given.scatter)
     if given.check:
@@ -163,6 +166,27 @@ def _memory(path: Path, known: dict[str, Architecture]) -> None:
             f"published peak memory, {runtime} {precision}: "
             f"rank correlation {order:.2f} with the arena bound, "
             f"{below:.0f} % below it, n = {len(mine)}"
+        )
+
+
+ELSEWHERE = (
+    ("resnet50", "jetson-agx-orin-64gb", "int8", 0.636227, "MLPerf Inference 3.1, Orin_TRT, SingleStream"),
+    ("yolov8n", "jetson-orin-nano-8gb", "fp32", 8.36, "hokwangchoi/jetson-orin-nano-benchmarks, MAXN_SUPER"),
+    ("yolov8n", "jetson-orin-nano-8gb", "fp16", 4.43, "hokwangchoi/jetson-orin-nano-benchmarks, MAXN_SUPER"),
+    ("yolov8n", "jetson-orin-nano-8gb", "int8", 3.49, "hokwangchoi/jetson-orin-nano-benchmarks, MAXN_SUPER"),
+)
+"""TensorRT figures of other publishers, which no fit saw: other harnesses, other models."""
+
+
+def _elsewhere(known: dict[str, Architecture]) -> None:
+    for model, device, precision, published, source in ELSEWHERE:
+        figure = predict(known[model].work, load(device), "tensorrt", precision)[0].get("latency_p50_ms")
+        assert figure.value is not None
+        assert figure.interval is not None
+        low, high = figure.interval
+        print(
+            f"not fitted: {model} {precision} on {device}, "
+            f"predicted {figure.value:.2f} ms ({low:.2f} to {high:.2f}), published {published:g}, {source}"
         )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from edgekiln.prove.statistics import in_blocks, is_tie
-from edgekiln.records import Budget, Choice, Loser, Proof
+from edgekiln.records import Budget, Choice, Evidence, Loser, Proof
 
 SQNR_FLOOR_DB = 20.0
 """Where neither labels nor class decisions exist, error power above 1 % of the signal's is a fault."""
@@ -104,7 +104,12 @@ def choose(device: str, proofs: Sequence[Proof], budget: Budget, order: Sequence
     checks = constraints(budget, proofs)
     broken = {p.artifact.id: _broken(p, checks) for p in proofs}
     fit = [p for p in proofs if not broken[p.artifact.id]]
-    timed = _any(fit or proofs, "latency_p50_ms")
+    timed = any(_measured(p) for p in fit or proofs)
+    doubtful = {} if timed else _doubtful(fit, checks)
+    if len(doubtful) < len(fit):  # some keep the limit with their whole interval: the others stand back
+        fit = [p for p in fit if p.artifact.id not in doubtful]
+    else:
+        doubtful = {}
     cost = "latency_p50_ms" if timed else "size_bytes"
     quality = quality_figure(proofs)
     preferred = fit if timed else _preferred(fit, order)
@@ -117,6 +122,8 @@ def choose(device: str, proofs: Sequence[Proof], budget: Budget, order: Sequence
             continue
         if winner is None or broken[p.artifact.id]:
             why = "breaks the budget: " + "; ".join(broken[p.artifact.id])
+        elif p.artifact.id in doubtful:
+            why = doubtful[p.artifact.id]
         elif p not in preferred:
             why = f"no latency is known, and {winner.artifact.target} comes first on this device"
         elif p not in ranked:
@@ -142,6 +149,37 @@ def choose(device: str, proofs: Sequence[Proof], budget: Budget, order: Sequence
         losers=tuple(losers),
         unproven=unproven,
     )
+
+
+def _measured(proof: Proof) -> bool:
+    """Whether its latency was measured on the device: a prediction ranks nothing."""
+    found = proof.get("latency_p50_ms")
+    return found is not None and found.value is not None and found.how != "predicted"
+
+
+def _foretold(proof: Proof, check: Constraint) -> Evidence | None:
+    """The prediction that stands in for a latency that nobody measured."""
+    found = proof.get("latency_p50_ms")
+    if check.key not in ("latency_p95_ms", "fps") or found is None or found.how != "predicted":
+        return None
+    return found
+
+
+def _doubtful(fit: Sequence[Proof], checks: Sequence[Constraint]) -> dict[str, str]:
+    """Artifacts whose predicted latency may pass its limit, and the words for it.
+
+    A prediction right at a limit is over it in half of all cases: only one whose whole interval keeps the
+    limit is as good as kept.
+    """
+    found = {}
+    for p in fit:
+        for check in checks:
+            figure = _foretold(p, check)
+            if figure is not None and figure.interval is not None and figure.interval[1] > check.limit:
+                low, high = figure.interval
+                limit = _text(check.limit, check.unit)
+                found[p.artifact.id] = f"its predicted latency of {low:.3g} to {high:.3g} ms may pass {limit}"
+    return found
 
 
 def quality_figure(proofs: Sequence[Proof]) -> str:
@@ -240,7 +278,7 @@ def _best(cheap: Sequence[Proof], cost: str, quality: str) -> Proof:
 def _proven(proof: Proof, check: Constraint) -> bool:
     """Whether the figure is there and its 95 % interval, where it has one, stays within the limit."""
     found = proof.get(check.figure)
-    if found is None or found.value is None:
+    if found is None or found.value is None or found.how == "predicted":
         return False
     low, high = found.interval or (found.value, found.value)
     return high <= check.limit + 1e-12 if check.at_most else low >= check.limit - 1e-12
@@ -267,6 +305,9 @@ def _judged(proof: Proof, check: Constraint) -> tuple[float | None, str, str]:
     steps of 1.6 points, and one lucky or unlucky flip would decide. A count whose 95 % interval leaves the
     limit out overrules its estimate.
     """
+    figure = _foretold(proof, check)
+    if figure is not None and figure.interval is not None:
+        return figure.interval[0], "predicted latency, at the least", ""
     counted = proof.get(check.figure)
     if counted is None or counted.value is None:
         return None, check.name, ""

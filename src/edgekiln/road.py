@@ -31,13 +31,14 @@ from edgekiln.compile.make import make, matmul_share, plan, searched_drop
 from edgekiln.compile.sizes import Workshops, make_sizes
 from edgekiln.compile.targets import TARGETS, Target
 from edgekiln.compile.workshop import Workshop
-from edgekiln.devices import Device, load
+from edgekiln.devices import HOST, Device, load
 from edgekiln.errors import BadInput, EdgekilnError, MachineFault, did_you_mean
 from edgekiln.files import check_space, disk_errors, sha256_file, write_bytes, write_json
 from edgekiln.finetuning import training
 from edgekiln.intake import Intake, dataset_key, samples, take_in
 from edgekiln.job import Job, Size, size_text
 from edgekiln.model.signature import image_layout
+from edgekiln.model.workload import workload
 from edgekiln.progress import Progress, Silent
 from edgekiln.prove.environment import fingerprint, fitness, version_of
 from edgekiln.prove.judge import KEPT_BYTES, Bound, Judged, Reference, judge, judge_at, sample_warning
@@ -129,7 +130,10 @@ def build(
     base = shop if several is None else several.flexible
     checks = told_and_kept(intake, base, (m.artifact for m in made), threads, out)
     warnings += [c.detail for c in checks if c.passed is False]
-    proofs, more = proofs_of(made, timings, where)
+    elsewhere = any(m.device.name != HOST for m in made)
+    proofs, more = proofs_of(
+        made, timings, where, workload(base.graph, _static(intake)) if elsewhere else None
+    )
     too_few = sample_warning((m.judged for m in made), against, job.budget.max_drop)
     warnings += [too_few] if too_few else []
     budget = job.budget.budget()
@@ -169,6 +173,11 @@ def _shop(intake: Intake, store: Path, threads: int, order: Given) -> tuple[Work
     graph, passes = _optimised(intake, store, shapes, (intake,))
     data, held_on = calibration(intake, order), validation(intake)
     return Workshop(graph, sha256_file(graph), data, store, threads, intake.model, (), held_on), passes
+
+
+def _static(intake: Intake) -> dict[str, tuple[int, ...]]:
+    """The shapes of the base size: what a prediction is for."""
+    return {i.name: tuple(d for d in i.shape if isinstance(d, int)) for i in intake.model.signature.inputs}
 
 
 def _several(

@@ -6,6 +6,7 @@ Here a figure gets its class: ``measured`` where this machine is the device and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from edgekiln.choose import SQNR_FLOOR_DB, constraints
 from edgekiln.devices import Device
 from edgekiln.intake import Intake
 from edgekiln.job import Job
+from edgekiln.model.workload import Workload
+from edgekiln.predict.latency import predict
 from edgekiln.prove.environment import fingerprint
 from edgekiln.prove.judge import Judged
 from edgekiln.prove.timing import Timing, TimingFailure, timing_evidence
@@ -52,9 +55,12 @@ class Timings(Record, frozen=True, kw_only=True):
 
 
 def proofs_of(
-    made: Sequence[Made], timings: Timings, where: dict[str, Scalar]
+    made: Sequence[Made], timings: Timings, where: dict[str, Scalar], work: Workload | None = None
 ) -> tuple[list[Proof], list[Failure]]:
-    """A proof per artifact, its figures marked by how they came; what could not be timed is a failure."""
+    """A proof per artifact, its figures marked by how they came; what could not be timed is a failure.
+
+    ``work`` are the float graph's layers, by which a latency is predicted where nobody measured one.
+    """
     proofs, failures = [], []
     timed, failed = {t.id: t for t in timings.timed}, {t.id: t for t in timings.failed}
     for m in made:
@@ -72,6 +78,8 @@ def proofs_of(
             latency = timing.samples_ms
         else:
             evidence += _not_measured(m.device)
+            if work is not None and (figure := foretold(work, m.device, m.artifact)) is not None:
+                evidence = [figure if e.what == figure.what else e for e in evidence]
         proofs.append(
             Proof(device=m.device.name, artifact=m.artifact, evidence=tuple(evidence), latency_ms=latency)
         )
@@ -97,6 +105,31 @@ def _not_measured(device: Device) -> list[Evidence]:
         ("peak_memory_bytes", "bytes"),
     )
     return [Evidence(what=what, unit=unit, value=None, reason=why) for what, unit in figures]
+
+
+def foretold(work: Workload, device: Device, artifact: Artifact) -> Evidence | None:
+    """The predicted median latency of ``artifact``; None where nothing published stands for it.
+
+    A graph that is partly INT8 lies between the two wholes: their geometric middle, and both intervals.
+    """
+    recipe = artifact.recipe
+    if recipe in ("fp32", "fp16", "bf16"):
+        names: tuple[str, ...] = ("fp16",) if recipe == "bf16" else (recipe,)
+    elif recipe.startswith("int8-dynamic") or not recipe.startswith("int8"):
+        return None  # no table has runs of quantised weights alone
+    else:
+        names = ("int8", "fp16") if "mixed" in recipe else ("int8",)
+    found = []
+    for name in names:
+        rows = predict(work, device, artifact.target, name)
+        figure = rows[0].get("latency_p50_ms") if rows else None
+        if figure is None or figure.value is None or figure.interval is None:
+            return None
+        found.append(figure)
+    values = [f.value for f in found if f.value is not None]
+    bounds = [b for f in found if f.interval is not None for b in f.interval]
+    middle = math.exp(sum(math.log(v) for v in values) / len(values))
+    return msgspec.structs.replace(found[0], value=middle, interval=(min(bounds), max(bounds)))
 
 
 def _size(artifact: Artifact) -> Evidence:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from edgekiln.predict.calibration import Calibration
+from edgekiln.predict.latency import Prediction
 from edgekiln.prediction import Predicted
 from edgekiln.records import Evidence
 
@@ -20,32 +23,34 @@ def predicted(found: Predicted, out: Console) -> None:
         f"[bold]{escape(found.model)}[/bold]  {c.macs / 1e9:.3g} G multiply-adds, "
         f"{c.parameters / 1e6:.3g} M parameters"
     )
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for head in ("device", "target", "precision"):
-        table.add_column(head, no_wrap=True)
-    for head in ("ms", "90 %", "mJ", "90 %", "W", "MB, at least"):
-        table.add_column(head, justify="right", no_wrap=True)
-    table.add_column("evidence")
-    for row in found.rows:
-        latency, energy, power = (row.get(w) for w in ("latency_p50_ms", "energy_mj", "power_watts"))
-        arena = row.get("arena_bytes").value
-        table.add_row(
-            escape(row.device),
-            row.target,
-            escape(row.precision if row.basis != "refused" else ""),
-            _value(latency),
-            _between(latency),
-            _value(energy),
-            _between(energy),
-            _value(power),
-            "" if arena is None else f"{arena / 1e6:.3g}",
-            _MARKS[row.basis],
-        )
-    out.print(table)
+    for device in dict.fromkeys(row.device for row in found.rows):
+        out.print(f"\n[bold]{escape(device)}[/bold]")
+        out.print(_table([row for row in found.rows if row.device == device]))
     out.print(
         "[dim]all predicted, none measured; 90 %: the interval that the errors of held-out figures give[/dim]"
     )
     _why(found, out)
+
+
+def _table(rows: Sequence[Prediction]) -> Table:
+    """The rows of one device: each figure, then its interval."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for head in ("target", "precision"):
+        table.add_column(head, no_wrap=True)
+    for head in ("ms", "90 %", "mJ", "90 %", "W", "90 %", "MB, least"):
+        table.add_column(head, justify="right", no_wrap=True)
+    table.add_column("evidence", no_wrap=True)
+    for row in rows:
+        figures = [row.get(w) for w in ("latency_p50_ms", "energy_mj", "power_watts")]
+        arena = row.get("arena_bytes").value
+        table.add_row(
+            row.target,
+            escape(row.precision if row.basis != "refused" else ""),
+            *(cell for f in figures for cell in (_value(f), _between(f))),
+            "" if arena is None else f"{arena / 1e6:.3g}",
+            _MARKS[row.basis],
+        )
+    return table
 
 
 def _value(figure: Evidence) -> str:
@@ -56,7 +61,7 @@ def _between(figure: Evidence) -> str:
     if figure.interval is None:
         return ""
     low, high = figure.interval
-    return f"{low:.3g} to {high:.3g}"
+    return f"{low:.2g}–{high:.2g}" if high < 100 else f"{low:.0f}–{high:.0f}"
 
 
 def _why(found: Predicted, out: Console) -> None:

@@ -174,7 +174,7 @@ def _prediction(
     reason = _unpredictable(work, alike)
     if reason:
         return _row(
-            device, target, precision, runtime, "refused", reason, _bounds(work, device, precision, reason)
+            device, target, precision, runtime, "refused", reason, _nothing(work, device, precision, reason)
         )
     around: dict[str, Scalar] = {
         "basis": f"{basis}: {why}",
@@ -211,28 +211,19 @@ def _refused(work: Workload, device: Device, target: str, precision: str | None)
         why = f"no published run of this device with {target} has this precision"
     else:
         why = (
-            f"nobody published a run of this device with {target}, and data sheets alone were wrong by 37 to 71 %; "
-            "measure one to five models on it and give them to "
+            f"nobody published a run of this device with {target}, and data sheets alone were wrong by 37 to "
+            "71 %; measure one to five models on it and give them to "
             f"`edgekiln calibrate-device {device.name}`"
         )
     name = (precision or "fp16").lower()
-    return _row(device, target, name, "", "refused", why, _bounds(work, device, name, why))
+    return _row(device, target, name, "", "refused", why, _nothing(work, device, name, why))
 
 
-def _bounds(work: Workload, device: Device, precision: str, why: str) -> tuple[Evidence, ...]:
-    """No latency; what the device can't be faster than, where its bandwidth is known."""
-    said = why
-    rate = device.figures.get("bandwidth_gb_s")
-    weight = _bytes_named(precision)
-    if rate is not None and isinstance(rate.value, int | float):
-        least = (work.weights * weight + (work.inputs + work.outputs)) / (rate.value * 1e6)
-        said += (
-            f"; it can't be below {least:.3g} ms, which reading the weights once takes at {rate.value:g} GB/s"
-        )
-    latency = Evidence(what="latency_p50_ms", unit="ms", value=None, reason=said)
-    units = {"energy_mj": "mJ", "power_watts": "W"}
+def _nothing(work: Workload, device: Device, precision: str, why: str) -> tuple[Evidence, ...]:
+    """No figure but the arena, which the graph alone decides."""
+    units = {"latency_p50_ms": "ms", "energy_mj": "mJ", "power_watts": "W"}
     nothing = [Evidence(what=w, unit=u, value=None, reason=why) for w, u in units.items()]
-    return (latency, _arena(work, device, precision), *nothing)
+    return (*nothing, _arena(work, device, precision))
 
 
 def _arena(work: Workload, device: Device, precision: str) -> Evidence:
@@ -247,10 +238,6 @@ def _arena(work: Workload, device: Device, precision: str) -> Evidence:
         where=device.title,
         environment={"basis": "computed from the graph", "note": note},
     )
-
-
-def _bytes_named(precision: str) -> int:
-    return 1 if precision.lower() in ("int8", "w8a8", "w8a16") else 2
 
 
 def _row(
