@@ -94,6 +94,7 @@ def _validated(data: Data) -> tuple[validate.Held, profiles.Group]:
         print(
             "  refused for want of like families:", ", ".join(sorted({data.models[m] for m in data.m[~good]}))
         )
+    _margins(held)
     anchored = {}
     for count, out in validate.devices_out(data).items():
         every = np.ones(len(out.data.y), bool)
@@ -105,6 +106,13 @@ def _validated(data: Data) -> tuple[validate.Held, profiles.Group]:
         terms=data.group.terms, shape=tuple(_short(v) for v in shape), own=own, anchored=anchored
     )
     return validate.Held(data, np.where(good, held.predicted, np.nan)), told
+
+
+def _margins(held: validate.Held) -> None:
+    """How often a figure lies over a limit that its prediction keeps with a margin."""
+    ratio = held.ratio[np.isfinite(held.predicted)]
+    told = ", ".join(f"{m:g}: {100 * np.mean(ratio > m):.0f} %" for m in (1, 1.25, 1.5, 2))
+    print(f"  {held.data.group.name}, published over a limit that is so many times the prediction: {told}")
 
 
 def _line(label: str, found: profiles.Spread, order: tuple[float, int] | None) -> None:
