@@ -13,13 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edgekiln.records import Record
-from edgekiln.sensors.reading import Quantity, Reading, Sample
+from edgekiln.sensors.reading import COLDEST_C, HOTTEST_C, Quantity, Reading, Sample
 
 SYS = Path("/sys")
 LONGEST = 128
 """Characters of a sensor's file or name that are read: labels are written by firmware."""
-COLDEST_C, HOTTEST_C = -60.0, 250.0
-"""No sensor on a board works outside: what says so has nothing behind it."""
 
 
 def read(root: Path = SYS) -> Sample:
