@@ -91,6 +91,36 @@ def _clocks(root: Path) -> Iterator[Reading]:
             yield _figure(core.name, "clock_mhz", path, 1e-3)
 
 
+class Trip(Record, frozen=True, kw_only=True):
+    """A temperature at which the kernel acts: ``passive`` lowers clocks, ``critical`` shuts down."""
+
+    zone: str
+    kind: str
+    celsius: float
+    now_celsius: float | None
+
+
+TRIPS = ("passive", "hot", "critical")
+"""The kinds that cost speed; ``active`` only turns a fan faster."""
+
+
+def trips(root: Path = SYS) -> tuple[Trip, ...]:
+    """The trip points of all thermal zones that cost speed, with the zones' temperatures now.
+
+    Points that firmware left unset (0, -256, thousands of degrees) are none.
+    """
+    found = []
+    for zone in _numbered(root / "class" / "thermal", "thermal_zone"):
+        name = _text(zone / "type") or zone.name
+        now = _figure(name, "temperature_c", zone / "temp", 1e-3).value
+        for path in sorted(zone.glob("trip_point_*_temp")):
+            kind = _text(zone / path.name.replace("_temp", "_type"))
+            celsius = _figure(name, "temperature_c", path, 1e-3).value
+            if kind in TRIPS and celsius is not None and celsius > 0:
+                found.append(Trip(zone=name, kind=kind, celsius=celsius, now_celsius=now))
+    return tuple(found)
+
+
 # ---------------------------------------------------------------- energy counters
 
 
