@@ -236,7 +236,9 @@ def test_power_heat_and_clock_of_a_whole_fake_machine(tmp_path):
     assert (found.hottest_c[0], found.hottest_c[-1]) == (60, 84.5)
     causes = {c.kind: c.what for c in near(found, watch.at_s).causes}
     assert causes["clock"] == "the clock of the CPU fell from 2000 to 1000 MHz"
-    assert causes["temperature"] == "tj-thermal reached 84.5 °C; its passive trip point is 85.0 °C"
+    assert causes["temperature"] == (
+        "thermal zone tj-thermal reached 84.5 °C; its passive trip point is 85.0 °C"
+    )
 
 
 # ---------------------------------------------------------------- orderly ends

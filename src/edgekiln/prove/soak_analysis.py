@@ -171,7 +171,7 @@ def _scores(ranks: Floats) -> Floats:
 
 
 def _refined(values: Floats, near: int, reach: int) -> int:
-    """The split within ``reach`` of ``near`` that lies best between the levels around (least absolute error)."""
+    """The split within ``reach`` of ``near`` that lies best between its levels (least absolute error)."""
     low, high = max(1, near - reach), min(len(values) - 1, near + reach)
     a, b = np.median(values[max(0, near - 5 * reach) : near]), np.median(values[near : near + 5 * reach])
     window = values[low:high]
