@@ -81,6 +81,15 @@ def test_a_slow_spell_in_the_middle_is_two_changes():
     assert second.ratio == pytest.approx(0.5, rel=0.1)
 
 
+def test_a_blip_before_a_step_does_not_move_it():
+    values = noise(5, spread=0.03, outliers=0)
+    values[160:164] *= 1.8
+    values[170:] *= 2
+    (found,) = changes(blocks(values))
+    assert found.at_s == pytest.approx(17, abs=0.2)
+    assert found.ratio == pytest.approx(2, rel=0.05)
+
+
 def test_a_change_below_five_percent_is_of_no_interest():
     values = noise(3, spread=0.001, outliers=0)
     values[150:] *= 1.04

@@ -16,6 +16,7 @@ from edgekiln.sensors.energy import per_inference
 from edgekiln.sensors.power import choose, total
 from edgekiln.sensors.reading import Reading, Sample
 from edgekiln.sensors.recorder import MOST_EVENTS, Recorder
+from edgekiln.sensors.tegrastats import parse_log
 
 
 def one(value, sensor="board", quantity="power_watts", reason=""):
@@ -305,6 +306,28 @@ def test_a_tegrastats_that_can_t_be_started_says_so_at_each_look(tmp_path):
 
 
 # ---------------------------------------------------------------- the power of the whole machine
+
+REAL_LOG = Path(__file__).resolve().parents[3] / "shared" / "data" / "tegrastats_orin_nano_jp6.txt"
+
+
+@pytest.mark.skipif(
+    not REAL_LOG.exists(), reason="the real tegrastats log lies beside the repository, not in it"
+)
+def test_a_real_log_of_an_orin_nano_is_understood_whole_and_gives_the_module_s_power():
+    samples = list(parse_log(REAL_LOG.read_text().splitlines()))
+    assert len(samples) > 10
+    assert {word for s in samples for word in s.unread} == set()
+    clock, left = Clock(), iter(samples)
+    running = by_hand(lambda: next(left), clock)
+    for _ in samples[1:]:
+        running.tick()
+        clock.now += 1.0
+    power = total(running.stop())
+    assert (power.sensors, power.scope) == (("VDD_IN",), "the module's input")
+    assert len(power.watts) == len(samples)
+    assert 3 < min(power.watts) <= max(power.watts) < 30, "an Orin Nano takes 4 W idle and 25 W at most"
+    spent = per_inference(power.times_s, power.watts, power.times_s[0], power.times_s[-1], 10, 0.0)
+    assert spent.watts == pytest.approx(sum(power.watts) / len(power.watts), rel=0.05)
 
 
 @pytest.mark.parametrize(

@@ -106,14 +106,24 @@ def changes(blocks: Blocks, seed: int = 0) -> tuple[Change, ...]:
     """
     values = blocks.mean_ms
     found = sorted(_split(values, 0, np.random.default_rng(seed)))
+    shortest = EDGE * _batch(len(values))
     while found:
-        levels = _levels(values, [at for at, _ in found])
+        places = [at for at, _ in found]
+        levels = _levels(values, places)
         steps = [abs(math.log(b / a)) for a, b in pairwise(levels)]
-        least = int(np.argmin(steps))
-        if len(found) <= MOST_CHANGES and steps[least] >= math.log1p(SMALLEST_CHANGE):
+        # of two changes that no stretch worth the name lies between, the smaller goes
+        close = {i for i, (a, b) in enumerate(pairwise(places)) if b - a < shortest}
+        close |= {i + 1 for i in close}
+        least = min(close or range(len(steps)), key=steps.__getitem__)
+        if not close and len(found) <= MOST_CHANGES and steps[least] >= math.log1p(SMALLEST_CHANGE):
             return tuple(_change(blocks, *f, *ends) for f, ends in zip(found, pairwise(levels), strict=True))
         del found[least]
     return ()
+
+
+def _batch(blocks: int) -> int:
+    """How many blocks make a batch."""
+    return max(1, math.ceil(blocks / BATCHES))
 
 
 def _levels(values: Floats, places: Sequence[int]) -> list[float]:
@@ -138,7 +148,7 @@ def _split(values: Floats, offset: int, random: np.random.Generator) -> Iterator
 
 def strongest(values: Floats, random: np.random.Generator) -> tuple[int, float] | None:
     """The index where the second level starts, and the test's p; None where no change is confirmed."""
-    size = max(1, math.ceil(len(values) / BATCHES))
+    size = _batch(len(values))
     count = len(values) // size
     if count < LEAST_BATCHES:
         return None

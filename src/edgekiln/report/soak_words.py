@@ -93,13 +93,13 @@ def no_slowdown(soak: Soak) -> str:
 
 
 def energy(soak: Soak) -> str:
-    """Energy per inference, or why it is not known."""
+    """Energy per inference, or that it is not known, and why."""
     e = soak.energy
     if e.mj is not None:
         idle = f"above {significant(e.idle_watts)} W idle, {significant(e.watts)} W in all"
         return f"{significant(e.mj)} mJ per inference ({idle}; {soak.watts_of})"
     known = f"{significant(e.watts)} W in all; " if e.watts is not None else ""
-    return f"{known}energy per inference is not known: {e.reason}"
+    return f"{known}not known: {e.reason}"
 
 
 def ranges(soak: Soak) -> tuple[Range, ...]:
