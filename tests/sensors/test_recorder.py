@@ -271,8 +271,10 @@ def test_tegrastats_is_a_child_that_ends_with_the_block(tmp_path, monkeypatch):
         (child,) = [p for p in processes() if str(program) in processes()[p]]
         os.kill(child, signal.SIGKILL)
         deadline = time.monotonic() + 20
-        while child in processes() and time.monotonic() < deadline:
-            time.sleep(0.02)
+        with pytest.raises(RuntimeError, match="ended with exit code -9"):
+            while time.monotonic() < deadline:
+                sources["tegrastats"]()
+                time.sleep(0.02)
         recording = Recorder(sources, 0.02)
         recording.tick()
         (event,) = recording.stop().events
@@ -294,6 +296,21 @@ def processes():
     return found
 
 
+def test_a_tegrastats_that_falls_silent_is_not_believed(tmp_path, monkeypatch):
+    monkeypatch.setattr(live, "STALE_SECONDS", 0.3)
+    program = tmp_path / "tegrastats"
+    program.write_text(f"#!{sys.executable}\nimport time\nprint('tj@40C', flush=True)\ntime.sleep(1000)\n")
+    program.chmod(0o755)
+    deadline = time.monotonic() + 20
+    with (
+        live.tegrastats(str(program), 0.01) as source,
+        pytest.raises(RuntimeError, match="wrote nothing for"),
+    ):
+        while time.monotonic() < deadline:
+            source()
+            time.sleep(0.02)
+
+
 def test_a_tegrastats_that_can_t_be_started_says_so_at_each_look(tmp_path):
     program = tmp_path / "tegrastats"
     program.write_text("no program\n")
@@ -310,9 +327,7 @@ def test_a_tegrastats_that_can_t_be_started_says_so_at_each_look(tmp_path):
 REAL_LOG = Path(__file__).resolve().parents[3] / "shared" / "data" / "tegrastats_orin_nano_jp6.txt"
 
 
-@pytest.mark.skipif(
-    not REAL_LOG.exists(), reason="the real tegrastats log lies beside the repository, not in it"
-)
+@pytest.mark.skipif(not REAL_LOG.exists(), reason="the real log lies beside the repository")
 def test_a_real_log_of_an_orin_nano_is_understood_whole_and_gives_the_module_s_power():
     samples = list(parse_log(REAL_LOG.read_text().splitlines()))
     assert len(samples) > 10

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -23,6 +24,8 @@ Source: TypeAlias = Callable[[], Sample]
 """What it raises is an event of the recording, and no end of it."""
 
 ROOT = Path("/")
+STALE_SECONDS, STALE_INTERVALS = 3.0, 10
+"""A line so old says nothing of now."""
 QUOTA, STOLEN, OTHERS = "cpu quota", "hypervisor", "other processes"
 """Sensors of our own: the share of periods that a quota cut short, the share of time that the hypervisor gave
 away, and the CPUs that others kept busy."""
@@ -82,11 +85,12 @@ def _known(sensor: str, quantity: Quantity, value: float | None) -> Iterator[Rea
 def tegrastats(program: str, interval_s: float) -> Iterator[Source]:
     """``program`` as a child that writes a line every ``interval_s``; the source gives the last of them.
 
-    Raises nothing where it can't be started: the source then says why at each call. The child is ended,
-    and reaped, when the block ends.
+    Raises nothing where it can't be started: the source then says why at each call, as it does when the child
+    ends or falls silent. The child is ended, and reaped, when the block ends.
     """
     command = [program, "--interval", str(max(1, round(interval_s * 1e3)))]
-    last: list[str] = []
+    last: list[tuple[float, str]] = []
+    patience = max(STALE_SECONDS, STALE_INTERVALS * interval_s)
     try:
         child = subprocess.Popen(
             command,
@@ -107,7 +111,7 @@ def tegrastats(program: str, interval_s: float) -> Iterator[Source]:
     def drain() -> None:
         assert child.stdout is not None
         for raw in child.stdout:
-            last[:] = [raw.decode(errors="replace")]
+            last[:] = [(time.monotonic(), raw.decode(errors="replace"))]
 
     reader = threading.Thread(target=drain, name="tegrastats", daemon=True)
     reader.start()
@@ -115,7 +119,12 @@ def tegrastats(program: str, interval_s: float) -> Iterator[Source]:
     def read() -> Sample:
         if child.poll() is not None:
             raise RuntimeError(f"{program} ended with exit code {child.returncode}")
-        return parse(last[0]) if last else Sample(readings=())
+        if not last:
+            return Sample(readings=())
+        when, line = last[0]
+        if time.monotonic() - when > patience:
+            raise RuntimeError(f"{program} wrote nothing for {patience:.0f} s")
+        return parse(line)
 
     try:
         yield read
