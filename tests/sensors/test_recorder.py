@@ -270,16 +270,20 @@ def test_tegrastats_is_a_child_that_ends_with_the_block(tmp_path, monkeypatch):
         assert sources["tegrastats"]().value("VDD_IN", "power_watts") == 5
         (child,) = [p for p in processes() if str(program) in processes()[p]]
         os.kill(child, signal.SIGKILL)
-        deadline = time.monotonic() + 20
         with pytest.raises(RuntimeError, match="ended with exit code -9"):
-            while time.monotonic() < deadline:
-                sources["tegrastats"]()
-                time.sleep(0.02)
+            ask_until_it_raises(sources["tegrastats"])
         recording = Recorder(sources, 0.02)
         recording.tick()
         (event,) = recording.stop().events
         assert (event.kind, "ended with exit code -9" in event.what) == ("lost", True)
     assert not [p for p, line in processes().items() if str(program) in line]
+
+
+def ask_until_it_raises(source, seconds=20):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        source()
+        time.sleep(0.02)
 
 
 def processes():
@@ -301,14 +305,11 @@ def test_a_tegrastats_that_falls_silent_is_not_believed(tmp_path, monkeypatch):
     program = tmp_path / "tegrastats"
     program.write_text(f"#!{sys.executable}\nimport time\nprint('tj@40C', flush=True)\ntime.sleep(1000)\n")
     program.chmod(0o755)
-    deadline = time.monotonic() + 20
     with (
         live.tegrastats(str(program), 0.01) as source,
         pytest.raises(RuntimeError, match="wrote nothing for"),
     ):
-        while time.monotonic() < deadline:
-            source()
-            time.sleep(0.02)
+        ask_until_it_raises(source)
 
 
 def test_a_tegrastats_that_can_t_be_started_says_so_at_each_look(tmp_path):
