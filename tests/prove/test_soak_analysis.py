@@ -1,5 +1,6 @@
 """What is said of a soak's figures: no change where there is none, one where there is, whatever the unit."""
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -192,6 +193,15 @@ def test_what_changed_with_the_latency_is_named(tracks, kinds):
     found = causes(recording(**tracks), BEFORE, AFTER, [TRIP])
     assert [c.kind for c in found] == (kinds or ["clock", "temperature", "load"])
     assert all(c.what for c in found)
+
+
+def test_what_gets_hot_long_after_the_slow_down_did_not_make_it():
+    late = recording(tj=("temperature_c", 60, 60))
+    (track,) = late.tracks
+    late = msgspec.structs.replace(
+        late, tracks=(msgspec.structs.replace(track, values=(60.0,) * 80 + (96.0,) * 20),)
+    )
+    assert [c.kind for c in causes(late, BEFORE, AFTER, [TRIP])] == ["unknown"]
 
 
 def test_sentences_hold_both_sides():

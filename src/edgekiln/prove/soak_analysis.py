@@ -42,6 +42,7 @@ LEAST_BLOCKS = 2 * WINDOW
 
 CLOCK_FELL = 0.05
 NEAR_TRIP_C = 1.0
+HEAT_SECONDS = 10.0
 COLDEST_TRIP_C = 30.0
 SHARE_GREW = 0.02
 CPUS_GREW = 0.2
@@ -302,11 +303,12 @@ def _heat(recording: Recording, before: Span, after: Span, trips: Sequence[Trip]
         track = recording.track(trip.zone, "temperature_c")
         if track is None or trip.celsius < COLDEST_TRIP_C:
             continue
-        hottest = max(_inside(recording, track.values, (before[0], after[1])), default=-math.inf)
+        # what got hot long after the slow-down did not make it
+        until = min(after[1], after[0] + HEAT_SECONDS)
+        hottest = max(_inside(recording, track.values, (before[0], until)), default=-math.inf)
         if hottest >= trip.celsius - NEAR_TRIP_C:
-            what = (
-                f"{trip.zone} reached {hottest:.1f} °C; its {trip.kind} trip point is {trip.celsius:.1f} °C"
-            )
+            point = f"its {trip.kind} trip point is {trip.celsius:.1f} °C"
+            what = f"thermal zone {trip.zone} reached {hottest:.1f} °C; {point}"
             yield Cause(kind="temperature", what=what)
 
 
