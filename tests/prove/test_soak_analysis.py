@@ -3,7 +3,7 @@
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edgekiln.prove.soak_analysis import (
@@ -63,7 +63,8 @@ def test_a_step_of_a_fifth_is_found_at_its_place(seed, at, factor):
 
 
 @given(st.integers(0, 10**6), st.floats(1e-3, 1e4), st.booleans())
-@settings(deadline=None, max_examples=60)
+@example(35, 513.0, True)  # two splits that lie equally well
+@settings(deadline=None, max_examples=150)
 def test_the_unit_does_not_matter(seed, factor, stepped):
     values = noise(seed, count=200)
     values[90:] *= 1.4 if stepped else 1.0

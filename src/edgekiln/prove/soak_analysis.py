@@ -188,7 +188,9 @@ def _refined(values: Floats, near: int, reach: int) -> int:
     window = values[low:high]
     left = np.concatenate([[0.0], np.cumsum(np.abs(window - a))])
     right = np.concatenate([[0.0], np.cumsum(np.abs(window - b)[::-1])])[::-1]
-    return low + int(np.argmin(left + right))
+    costs = left + right
+    # two splits may lie equally well: rounding, which depends on the unit, must not choose between them
+    return low + int(np.flatnonzero(costs <= costs.min() * (1 + 1e-9))[0])
 
 
 # ---------------------------------------------------------------- rates
