@@ -117,7 +117,7 @@ def changes(blocks: Blocks, seed: int = 0) -> tuple[Change, ...]:
         close |= {i + 1 for i in close}
         least = min(close or range(len(steps)), key=steps.__getitem__)
         if not close and len(found) <= MOST_CHANGES and steps[least] >= math.log1p(SMALLEST_CHANGE):
-            return tuple(_change(blocks, *f, *ends) for f, ends in zip(found, pairwise(levels), strict=True))
+            return _told(blocks, values, found, levels)
         del found[least]
     return ()
 
@@ -130,6 +130,18 @@ def _batch(blocks: int) -> int:
 def _levels(values: Floats, places: Sequence[int]) -> list[float]:
     """The median of each stretch between ``places``."""
     return [float(np.median(part)) for part in np.split(values, places)]
+
+
+def _told(
+    blocks: Blocks, values: Floats, found: Sequence[tuple[int, float]], levels: Sequence[float]
+) -> tuple[Change, ...]:
+    """The changes, each moved to where it lies best between its two levels and its neighbours."""
+    ends = [0, *(at for at, _ in found), len(values)]
+    moved = [_best(values, ends[i] + 1, ends[i + 2] - 1, levels[i], levels[i + 1]) for i in range(len(found))]
+    ordered = all(a < b for a, b in pairwise(moved))
+    places = moved if ordered else [at for at, _ in found]
+    steps = zip(places, found, pairwise(_levels(values, places)), strict=True)
+    return tuple(_change(blocks, at, p, *level) for at, (_, p), level in steps)
 
 
 def _change(blocks: Blocks, at: int, p: float, before: float, after: float) -> Change:
@@ -182,12 +194,17 @@ def _scores(ranks: Floats) -> Floats:
 
 
 def _refined(values: Floats, near: int, reach: int) -> int:
-    """The split within ``reach`` of ``near`` that lies best between its levels (least absolute error)."""
-    low, high = max(1, near - reach), min(len(values) - 1, near + reach)
-    a, b = np.median(values[max(0, near - 5 * reach) : near]), np.median(values[near : near + 5 * reach])
+    """The split within ``reach`` of ``near`` that lies best between the levels on both sides of it."""
+    before = float(np.median(values[max(0, near - 5 * reach) : near]))
+    after = float(np.median(values[near : near + 5 * reach]))
+    return _best(values, max(1, near - reach), min(len(values) - 1, near + reach), before, after)
+
+
+def _best(values: Floats, low: int, high: int, before: float, after: float) -> int:
+    """The split from ``low`` to ``high`` with the least absolute error against two levels."""
     window = values[low:high]
-    left = np.concatenate([[0.0], np.cumsum(np.abs(window - a))])
-    right = np.concatenate([[0.0], np.cumsum(np.abs(window - b)[::-1])])[::-1]
+    left = np.concatenate([[0.0], np.cumsum(np.abs(window - before))])
+    right = np.concatenate([[0.0], np.cumsum(np.abs(window - after)[::-1])])[::-1]
     costs = left + right
     # two splits may lie equally well: rounding, which depends on the unit, must not choose between them
     return low + int(np.flatnonzero(costs <= costs.min() * (1 + 1e-9))[0])
