@@ -31,7 +31,7 @@ LAYERS = (
     {"baseline", "finetuning", "rows"},
     {"calibrated", "tuned"},
     {"road", "benching", "diagnosis", "explanation", "inspection", "verification"},
-    {"prediction"},
+    {"prediction", "soaking"},
     {"api"},
     {"cli"},
     {"__init__", "__main__"},

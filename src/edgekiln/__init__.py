@@ -1,7 +1,7 @@
 """edgekiln: one trained model in; verified, measured packages for every edge device out.
 
 The verbs of the command line as functions: ``build``, ``inspect``, ``verify``, ``run``, ``bench``,
-``doctor``; the catalogue is ``edgekiln.devices`` (``names``, ``load``).
+``soak``, ``doctor``; the catalogue is ``edgekiln.devices`` (``names``, ``load``).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edgekiln.benching import bench
     from edgekiln.diagnosis import doctor
     from edgekiln.runtime.once import run
+    from edgekiln.soaking import soak
     from edgekiln.verification import verify
 
 _VERBS = {
@@ -29,10 +30,11 @@ _VERBS = {
     "bench": "edgekiln.benching",
     "doctor": "edgekiln.diagnosis",
     "run": "edgekiln.runtime.once",
+    "soak": "edgekiln.soaking",
     "verify": "edgekiln.verification",
 }
 
-__all__ = ["__version__", "bench", "build", "doctor", "inspect", "run", "verify"]
+__all__ = ["__version__", "bench", "build", "doctor", "inspect", "run", "soak", "verify"]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from numpy.typing import NDArray
 
 from edgekiln.bundle import SUFFIX
@@ -17,11 +18,15 @@ from edgekiln.errors import BadInput, NotRunnableHere
 from edgekiln.intake import random_inputs
 from edgekiln.model import signature
 from edgekiln.model.importers import import_model
-from edgekiln.progress import Progress
+from edgekiln.progress import Progress, Silent
 from edgekiln.prove.bench import BenchResult, compare
-from edgekiln.prove.timing import Contender
+from edgekiln.prove.fitness import findings, gate
+from edgekiln.prove.machine import ROOT
+from edgekiln.prove.metering import Meter
+from edgekiln.prove.timing import Contender, Timing
 from edgekiln.records import Signature
 from edgekiln.runtime.once import stands_in
+from edgekiln.sensors.energy import Energy
 
 
 def bench(
@@ -31,19 +36,23 @@ def bench(
     shapes: dict[str, tuple[int, ...]] | None = None,
     threads: int = 2,
     samples: int = 200,
+    strict: bool = False,
     progress: Progress | None = None,
+    root: Path = ROOT,
 ) -> BenchResult:
     """Time ``first`` (an ONNX file or a bundle), alone or alternated with ``against``.
 
-    Both get the same seeded random input. Raises BadInput where the two take different inputs, or a
-    file can't be read, and NotRunnableHere for a bundle whose arithmetic this machine only emulates; an
-    engine that does not run here is a failed contender of the result.
+    Both get the same seeded random input. Where this machine has a sensor of power, ``first`` alone gets its
+    energy per inference too. Raises BadInput where the two take different inputs, or a file can't be read,
+    NotRunnableHere for a bundle whose arithmetic this machine only emulates, and, where ``strict``,
+    MachineFault for a machine that is not fit to measure on; an engine that does not run here is a failed
+    contender of the result. ``root`` is where the machine's files lie.
     """
     with contextlib.ExitStack() as stack:
-        a, takes = stack.enter_context(_contender(first, shapes or {}, "a"))
+        a, takes = stack.enter_context(contender(first, shapes or {}, "a"))
         b = None
         if against is not None:
-            b, other = stack.enter_context(_contender(against, shapes or {}, "b"))
+            b, other = stack.enter_context(contender(against, shapes or {}, "b"))
             if other.inputs != takes.inputs:
                 raise BadInput(
                     "comparing",
@@ -51,16 +60,46 @@ def bench(
                     f"they take different inputs ({_said(takes)} against {_said(other)})",
                     "Compare artifacts of one model, or give --input-shape",
                 )
+        unfit = fit_to_measure(strict, progress, root)
+        meter = Meter(root) if b is None else None
         if progress is not None:
             progress.note(f"timing on {threads} threads, {samples} samples each")
         inputs: dict[str, NDArray[Any]] = random_inputs(takes)
-        return compare(a, b, inputs, threads, min_samples=samples)
+        around = contextlib.nullcontext if meter is None else meter.during
+        found = compare(a, b, inputs, threads, min_samples=samples, unfit=unfit, around=around)
+        return msgspec.structs.replace(found, energy=_energy(found, meter))
+
+
+def fit_to_measure(strict: bool, progress: Progress | None, root: Path = ROOT) -> tuple[str, ...]:
+    """The gate before a measurement: each shortcoming of this machine is told with its cure, and given back.
+
+    Raises MachineFault with all cures where ``strict`` and there is any.
+    """
+    found = findings(root)
+    gate(found, strict)
+    say = progress or Silent()
+    for one in found:
+        say.note(f"this machine: {one.sentence}")
+    return tuple(one.sentence for one in found)
+
+
+def _energy(found: BenchResult, meter: Meter | None) -> Energy:
+    if meter is None:
+        return Energy(inferences=0, reason="two that take turns share one meter; time each alone")
+    if not isinstance(found.a, Timing):
+        return Energy(inferences=0, reason=found.a.reason)
+    return meter.of(len(found.a.samples_ms) + found.a.lead_ins)
 
 
 @contextlib.contextmanager
-def _contender(
+def contender(
     path: Path, shapes: dict[str, tuple[int, ...]], prefix: str
 ) -> Iterator[tuple[Contender, Signature]]:
+    """What to time of a model or a bundle, and what it takes; its files lie there while the block lasts.
+
+    Raises BadInput for a file that can't be read or whose inputs are open, NotRunnableHere for a bundle whose
+    arithmetic this machine only emulates.
+    """
     if path.suffix == SUFFIX:
         with opened(path) as held:
             artifact = held.manifest.artifact

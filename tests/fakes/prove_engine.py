@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -19,7 +20,8 @@ class _Runner:
         if self.calls > self.options.get("good_calls", 0):
             misbehave(behaviour)
         started = time.monotonic_ns()
-        time.sleep(self.options.get("ms", 1.0) / 1e3)
+        slow = "slow_file" in self.options and Path(self.options["slow_file"]).exists()
+        time.sleep(self.options.get("slow_ms" if slow else "ms", 1.0) / 1e3)
         with (self.folder / "log").open("a") as log:
             log.write(f"{self.id} {started} {time.monotonic_ns()}\n")
         return {"y": inputs["x"]}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgekiln.sensors.sysfs import Counter, counters, power_between, read
+from edgekiln.sensors.sysfs import Counter, counters, power_between, read, trips
 
 
 def tree(root, files):
@@ -106,3 +106,28 @@ def test_power_is_energy_between_two_looks(before, after, watts, reason):
     found = power_between(before, after)
     assert found.value == watts
     assert reason in found.reason
+
+
+# ---------------------------------------------------------------- trip points
+
+
+def test_trip_points_that_cost_speed_and_are_set(tmp_path):
+    zone = "class/thermal/thermal_zone1"
+    tree(
+        tmp_path,
+        {
+            f"{zone}/type": "tj-thermal",
+            f"{zone}/temp": "94000",
+            f"{zone}/trip_point_0_temp": "95000",
+            f"{zone}/trip_point_0_type": "passive",
+            f"{zone}/trip_point_1_temp": "50000",
+            f"{zone}/trip_point_1_type": "active",
+            f"{zone}/trip_point_2_temp": "-256000",
+            f"{zone}/trip_point_2_type": "hot",
+            f"{zone}/trip_point_3_temp": "0",
+            f"{zone}/trip_point_3_type": "critical",
+            f"{zone}/trip_point_4_temp": "99000",
+        },
+    )
+    (found,) = trips(tmp_path)
+    assert (found.zone, found.kind, found.celsius, found.now_celsius) == ("tj-thermal", "passive", 95, 94)

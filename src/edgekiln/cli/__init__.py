@@ -108,6 +108,11 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--input-shape", metavar="1x3x224x224", action="append", default=[])
     bench.add_argument("--threads", type=_count, default=2)
     bench.add_argument("--samples", type=_count, default=200)
+    soak = "run it for so long without a pause, with this machine's sensors beside it"
+    bench.add_argument("--soak", metavar="30m", help=soak)
+    bench.add_argument("--out", metavar="DIR", help="with --soak: write soak.json and soak.html there")
+    strict = "do not measure on a machine that is not fit for it"
+    bench.add_argument("--strict", action="store_true", help=strict)
     explain = verb("explain", "show which layers lose most to quantisation, and what was done about each")
     explain.add_argument("path", metavar="BUNDLE_OR_OUT")
     explain.add_argument("--all", action="store_true", help="every artifact of a build, not the chosen ones")

@@ -76,6 +76,10 @@ def run(given: argparse.Namespace) -> int:
 
 def bench(given: argparse.Namespace) -> int:
     """Print what timing showed; 2 where a contender could not be timed."""
+    if given.soak is not None:
+        return _soak(given)
+    if given.out is not None:
+        raise BadInput("timing", given.model, "--out belongs to --soak", "Leave it out, or give --soak 30m")
     from edgekiln.benching import bench as time_it
 
     against = None if given.against is None else Path(given.against)
@@ -86,10 +90,46 @@ def bench(given: argparse.Namespace) -> int:
             shapes=_shapes(given),
             threads=given.threads,
             samples=given.samples,
+            strict=given.strict,
             progress=progress,
         )
     _answer(given, found, show.bench)
     return 0 if found.a_percentiles and (against is None or found.b_percentiles) else 2
+
+
+def _soak(given: argparse.Namespace) -> int:
+    """Print and write what a soak showed; 130 where it was cut short, 2 where the worker was lost."""
+    from edgekiln.cli import show_soak
+    from edgekiln.prove.soak import parse_duration
+    from edgekiln.prove.timing import TimingFailure
+    from edgekiln.soaking import soak
+
+    if given.against is not None:
+        raise BadInput("soaking", given.model, "--soak takes one model", "Leave --against out")
+    seconds, out = parse_duration(given.soak), None if given.out is None else Path(given.out)
+    if out is not None:
+        show_soak.prepare(out)  # half an hour is not measured for a folder that can't be written
+    with shown(silent=given.json) as progress:
+        found = soak(
+            Path(given.model),
+            seconds,
+            shapes=_shapes(given),
+            threads=given.threads,
+            strict=given.strict,
+            progress=progress,
+        )
+    # What was measured before Ctrl-C is the answer: nothing here asks whether the key was pressed.
+    if given.json:
+        _print_json(found)
+    if isinstance(found, TimingFailure):
+        if not given.json:
+            show_soak.failure(found, show.console())
+        return 2
+    if not given.json:
+        show_soak.soak(found, show.console())
+    for file in () if out is None else show_soak.written(found, out):
+        print(f"wrote {show.short(file)}", file=sys.stderr)
+    return show_soak.EXIT_CODES[found.ended]
 
 
 def explain(given: argparse.Namespace) -> int:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edgekiln.prove.bench import BenchResult
     from edgekiln.records import Rejected, Signature
     from edgekiln.runtime.once import Prediction
+    from edgekiln.sensors.energy import Energy
     from edgekiln.verification import Verification
 
 
@@ -172,8 +173,18 @@ def bench(found: BenchResult) -> None:
         table.add_row(escape(t.id), *cells, f"{t.peak_rss_bytes / 1e6:.0f}", f"{t.engine} {t.engine_version}")
     out.print(table)
     out.print(escape(found.verdict))
+    if found.energy is not None:
+        out.print(f"energy: {escape(_energy(found.energy))}")
     for sentence in getattr(found.a, "unfit", ()):
         out.print(f"[yellow]this machine:[/yellow] {escape(sentence)}")
+
+
+def _energy(found: Energy) -> str:
+    if found.mj is None:
+        known = "" if found.watts is None else f" ({significant(found.watts)} W in all)"
+        return f"not known: {found.reason}{known}"
+    idle = f"{significant(found.watts)} W in all, {significant(found.idle_watts)} W idle"
+    return f"{significant(found.mj)} mJ per inference above idle ({idle})"
 
 
 def doctor(found: Diagnosis) -> None:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
 from edgekiln.engines import Arrays
 from edgekiln.prove.statistics import Percentiles, Ratio, is_tie, percentiles, ratio_of_medians
 from edgekiln.prove.timing import Contender, Progress, Timing, TimingFailure, measure
 from edgekiln.records import Record
+from edgekiln.sensors.energy import Energy
 
 
 class BenchResult(Record, frozen=True, kw_only=True):
-    """``ratio`` is a's median over b's: above 1, b is faster. Figures of a failed contender are None."""
+    """``ratio`` is a's median over b's: above 1, b is faster. Figures of a failed contender are None.
+
+    ``energy`` is that of ``a`` alone, or the reason why it is not known; None where nobody asked.
+    """
 
     a: Timing | TimingFailure
     b: Timing | TimingFailure | None
@@ -18,6 +26,7 @@ class BenchResult(Record, frozen=True, kw_only=True):
     ratio: Ratio | None
     tie: bool | None
     verdict: str
+    energy: Energy | None = None
 
 
 def compare(
@@ -31,6 +40,8 @@ def compare(
     pin: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
+    unfit: tuple[str, ...] | None = None,
+    around: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
 ) -> BenchResult:
     """Time ``a`` and ``b`` alternated in one run (``timing.measure``; ``b`` None times a alone).
 
@@ -46,6 +57,8 @@ def compare(
         pin=pin,
         seed=seed,
         progress=progress,
+        unfit=unfit,
+        around=around,
     )
     return judge(found[0], found[1] if b is not None else None)
 

@@ -72,6 +72,10 @@ class Process:
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(answers)
         self._buffer = b""
 
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
     def ask(self, request: Record, answer: type[_A], seconds: float) -> _A:
         """Send ``request``; wait ``seconds`` at most for an ``answer``. Raises Lost."""
         found = self.answer_to(request, seconds)

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
@@ -56,6 +57,7 @@ class Timing(Record, frozen=True, kw_only=True):
     ``import_ms`` is the engine's library, ``load_ms`` the artifact, ``first_ms`` the first call; memory is
     resident: the peak of the whole process, and what it had before the engine's library was loaded.
     ``cores`` is () where the process was not pinned. ``unfit`` holds the machine's shortcomings before.
+    ``lead_ins`` calls were made among the samples and not timed.
     """
 
     id: str
@@ -76,6 +78,7 @@ class Timing(Record, frozen=True, kw_only=True):
     baseline_rss_bytes: int
     cores: tuple[int, ...] = ()
     unfit: tuple[str, ...] = ()
+    lead_ins: int = 0
 
     @property
     def blocks_ms(self) -> tuple[tuple[float, ...], ...]:
@@ -123,6 +126,7 @@ class _Lane:
         self.samples: list[float] = []
         self.blocks: list[int] = []
         self.turns: list[int] = []
+        self.lead_ins = 0
         self.failure: TimingFailure | None = None
 
     def attempt(self, step: Callable[[], None]) -> None:
@@ -154,6 +158,8 @@ def measure(
     seed: int = 0,
     progress: Progress | None = None,
     command: Sequence[str] = WORKER,
+    unfit: tuple[str, ...] | None = None,
+    around: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
 ) -> tuple[Timing | TimingFailure, ...]:
     """Time ``contenders`` on ``inputs`` (one call's named arrays), results in their order.
 
@@ -161,8 +167,9 @@ def measure(
     over (at least one round is made; a timing says how many samples it has). Loading and warming up come
     on top, ``open_seconds`` and ``warmup_seconds`` at most each. A worker that is silent for ``call_seconds``
     longer than it was asked to work is taken as hung. ``pin`` keeps every worker on the same ``threads``
-    cores. No worker outlives the call, whatever raises. Raises BadInput for ids that are not unique and bad
-    counts, MachineFault where no process can be started.
+    cores. ``unfit`` are the machine's shortcomings where the caller has looked already; ``around`` is entered
+    while samples are taken, and not while models load. No worker outlives the call, whatever raises. Raises
+    BadInput for ids that are not unique and bad counts, MachineFault where no process can be started.
     """
     ids = [c.id for c in contenders]
     if len(set(ids)) != len(ids):
@@ -181,7 +188,7 @@ def measure(
         seed=seed,
     )
     tell = progress or (lambda text, done, total: None)
-    unfit = fitness()
+    unfit = fitness(look_seconds=0.0) if unfit is None else unfit
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgekiln-timing-")))
         file = scratch / "inputs.npz"
@@ -191,15 +198,22 @@ def measure(
             process = Process(command, worker_environment(threads), scratch / f"{number}.stderr")
             stack.callback(process.end)
             lanes.append(_Lane(contender, process))
-        _run(lanes, course, file, tell)
+        _run(lanes, course, file, tell, around)
     return tuple(lane.failure or _timing(lane, course, len(lanes), unfit) for lane in lanes)
 
 
-def _run(lanes: list[_Lane], course: _Course, inputs: Path, tell: Progress) -> None:
+def _run(
+    lanes: list[_Lane],
+    course: _Course,
+    inputs: Path,
+    tell: Progress,
+    around: Callable[[], AbstractContextManager[object]],
+) -> None:
     for number, lane in enumerate(lanes):
         tell(f"loading {lane.contender.id}", number, len(lanes))
         lane.attempt(functools.partial(_open, lane, course, inputs))
-    _alternate([lane for lane in lanes if lane.failure is None], course, tell)
+    with around():
+        _alternate([lane for lane in lanes if lane.failure is None], course, tell)
     for lane in lanes:
         if lane.failure is None:
             lane.attempt(functools.partial(_finish, lane, course))
@@ -249,6 +263,7 @@ def _turn(lane: _Lane, course: _Course, turn: int) -> None:
     lane.samples.extend(timed.samples_ms)
     lane.blocks.append(len(timed.samples_ms))
     lane.turns.append(turn)
+    lane.lead_ins += request.lead_in
 
 
 _T = TypeVar("_T")
@@ -280,6 +295,7 @@ def _timing(lane: _Lane, course: _Course, contenders: int, unfit: tuple[str, ...
         baseline_rss_bytes=opened.baseline_bytes,
         cores=opened.cores,
         unfit=unfit,
+        lead_ins=lane.lead_ins,
     )
 
 

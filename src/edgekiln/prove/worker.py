@@ -53,10 +53,14 @@ class Warm(Record, frozen=True, kw_only=True, tag="warm"):
 
 
 class Block(Record, frozen=True, kw_only=True, tag="block"):
-    """Make ``lead_in`` calls that are not timed (the other contenders emptied the caches), then ``calls``."""
+    """Make ``lead_in`` calls that are not timed (the other contenders emptied the caches), then ``calls``.
+
+    ``collect`` frees what Python left behind before that; a soak, which never rests, does without.
+    """
 
     calls: int
     lead_in: int
+    collect: bool = True
 
 
 class Call(Record, frozen=True, kw_only=True, tag="call"):
@@ -198,7 +202,8 @@ class _Bench:
             before = median
 
     def block(self, request: Block) -> Timed:
-        gc.collect()
+        if request.collect:
+            gc.collect()
         gc.disable()
         try:
             for _ in range(request.lead_in):

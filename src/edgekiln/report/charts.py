@@ -142,9 +142,9 @@ def _grid(x: Scale, x_axis: Axis, y: Scale, y_axis: Axis, area: Box, narrow: boo
     x_ticks, y_ticks = x.ticks(4 if narrow else 9), y.ticks(5)
     parts = [lines([(x(tick), area.y, x(tick), bottom) for tick in x_ticks], "grid")]
     parts.append(lines([(area.x, y(tick), right, y(tick)) for tick in y_ticks], "grid"))
-    for tick, shown in zip(x_ticks, _tick_texts(x_ticks, x_axis.factor), strict=True):
+    for tick, shown in zip(x_ticks, tick_texts(x_ticks, x_axis.factor), strict=True):
         parts.append(text(x(tick), bottom + 18, shown, "tick", "middle"))
-    for tick, shown in zip(y_ticks, _tick_texts(y_ticks, y_axis.factor), strict=True):
+    for tick, shown in zip(y_ticks, tick_texts(y_ticks, y_axis.factor), strict=True):
         parts.append(text(area.x - 8, y(tick) + 4, shown, "tick", "end"))
     parts.append(text(area.x + area.width / 2, bottom + 42, escape(x_axis.title), "axis", "middle"))
     parts.append(
@@ -167,7 +167,7 @@ def lines(lines: Sequence[Line], css: str) -> str:
     )
 
 
-def _tick_texts(ticks: Sequence[float], factor: float) -> list[str]:
+def tick_texts(ticks: Sequence[float], factor: float) -> list[str]:
     """As many decimals as the finest of the ticks needs, the same for all."""
     values = [round(t * factor, 9) for t in ticks]
     for decimals in range(7):
@@ -274,7 +274,7 @@ def strips(rows: Sequence[Row], width: int, key: str, description: str) -> str:
     bottom = top + line * len(rows)
     ticks = x.ticks(4 if narrow else 7)
     body = [lines([(x(tick), top, x(tick), bottom) for tick in ticks], "grid")]
-    for tick, shown in zip(ticks, _tick_texts(ticks, 1), strict=True):
+    for tick, shown in zip(ticks, tick_texts(ticks, 1), strict=True):
         body.append(text(x(tick), bottom + 18, shown, "tick", "middle"))
     title = "Latency, ms (logarithmic)" if x.log else "Latency, ms"
     body.append(text((left + right) / 2, bottom + 38, title, "axis", "middle"))

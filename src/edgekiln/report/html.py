@@ -26,14 +26,14 @@ def render(build: Build) -> str:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=_safe,
+        finalize=safe,
     )
     environment.filters.update(
         {
             "seconds": numbers.seconds,
             "megabytes": numbers.megabytes,
             "significant": numbers.significant,
-            "any_value": _any_value,
+            "any_value": any_value,
             "count": numbers.count,
             "sentence": numbers.sentence,
         }
@@ -86,12 +86,12 @@ def _context(build: Build) -> dict[str, Any]:
     }
 
 
-def _safe(value: object) -> object:
+def safe(value: object) -> object:
     """Strangers' strings lose control characters; what is marked safe and what is not text stays as it is."""
     return numbers.plain(value) if type(value) is str else value
 
 
-def _any_value(value: object) -> str:
+def any_value(value: object) -> str:
     """A value of unknown unit: figures with significant digits, switches as words."""
     if isinstance(value, bool):
         return "yes" if value else "no"

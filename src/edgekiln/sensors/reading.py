@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, TypeAlias
 
 from edgekiln.records import Record
 
 Quantity: TypeAlias = Literal[
-    "temperature_c", "power_watts", "voltage_volts", "current_amperes", "clock_mhz", "load", "memory_bytes"
+    "temperature_c",
+    "power_watts",
+    "voltage_volts",
+    "current_amperes",
+    "clock_mhz",
+    "load",
+    "memory_bytes",
+    "share",
+    "cpus",
+    "status",
+    "charge_mah",
+    "seconds",
 ]
-"""The unit stands in the name; ``load`` is a share of what the clock of the moment gives."""
+"""The unit stands in the name; ``load`` is a share of what the clock of the moment gives, ``share`` one of
+anything else (0 to 1), ``cpus`` processors' worth of work, ``status`` a number that the source names."""
+
+COLDEST_C, HOTTEST_C = -60.0, 250.0
+"""No sensor on a board works outside: what says so has nothing behind it."""
 
 
 class Reading(Record, frozen=True, kw_only=True):
@@ -41,3 +57,22 @@ class Sample(Record, frozen=True, kw_only=True):
             (r.value for r in self.readings if r.sensor == sensor and r.quantity == quantity),
             None,
         )
+
+
+def figure(sensor: str, quantity: Quantity, text: str, factor: float = 1.0) -> Reading:
+    """The reading that ``text`` gives, or one without a value and the reason: no number, not finite, a
+    temperature that no sensor can have (-256 is what firmware answers for a zone that it can't read).
+    """
+
+    def none(reason: str) -> Reading:
+        return Reading(sensor=sensor, quantity=quantity, value=None, reason=reason)
+
+    try:
+        value = float(text) * factor
+    except ValueError:
+        return none(f"'{text[:40]}' is no number")
+    if not math.isfinite(value):
+        return none(f"the source answers '{text[:40]}', which is not finite")
+    if quantity == "temperature_c" and not COLDEST_C < value < HOTTEST_C:
+        return none(f"the sensor answers {value:g} degrees: nothing is behind it")
+    return Reading(sensor=sensor, quantity=quantity, value=value)

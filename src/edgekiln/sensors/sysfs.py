@@ -13,13 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edgekiln.records import Record
-from edgekiln.sensors.reading import Quantity, Reading, Sample
+from edgekiln.sensors.reading import COLDEST_C, HOTTEST_C, Quantity, Reading, Sample
 
 SYS = Path("/sys")
 LONGEST = 128
 """Characters of a sensor's file or name that are read: labels are written by firmware."""
-COLDEST_C, HOTTEST_C = -60.0, 250.0
-"""No sensor on a board works outside: what says so has nothing behind it."""
 
 
 def read(root: Path = SYS) -> Sample:
@@ -91,6 +89,36 @@ def _clocks(root: Path) -> Iterator[Reading]:
         path = core / "cpufreq" / "scaling_cur_freq"
         if path.exists():
             yield _figure(core.name, "clock_mhz", path, 1e-3)
+
+
+class Trip(Record, frozen=True, kw_only=True):
+    """A temperature at which the kernel acts: ``passive`` lowers clocks, ``critical`` shuts down."""
+
+    zone: str
+    kind: str
+    celsius: float
+    now_celsius: float | None
+
+
+TRIPS = ("passive", "hot", "critical")
+"""The kinds that cost speed; ``active`` only turns a fan faster."""
+
+
+def trips(root: Path = SYS) -> tuple[Trip, ...]:
+    """The trip points of all thermal zones that cost speed, with the zones' temperatures now.
+
+    Points that firmware left unset (0, -256, thousands of degrees) are none.
+    """
+    found = []
+    for zone in _numbered(root / "class" / "thermal", "thermal_zone"):
+        name = _text(zone / "type") or zone.name
+        now = _figure(name, "temperature_c", zone / "temp", 1e-3).value
+        for path in sorted(zone.glob("trip_point_*_temp")):
+            kind = _text(zone / path.name.replace("_temp", "_type"))
+            celsius = _figure(name, "temperature_c", path, 1e-3).value
+            if kind in TRIPS and celsius is not None and celsius > 0:
+                found.append(Trip(zone=name, kind=kind, celsius=celsius, now_celsius=now))
+    return tuple(found)
 
 
 # ---------------------------------------------------------------- energy counters
