@@ -73,7 +73,7 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(wheel: Path)
 
 def test_the_wheel_holds_the_data_that_the_code_reads(wheel: Path) -> None:
     inside = names(wheel)
-    assert {"edgekiln/py.typed", "edgekiln/devices/catalogue.toml"} <= inside
+    assert {"edgekiln/py.typed", "edgekiln/devices/catalogue/nvidia.toml"} <= inside
     assert any(name.startswith("edgekiln/report/templates/") for name in inside)
 
 

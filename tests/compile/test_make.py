@@ -236,6 +236,14 @@ def test_every_recipe_of_a_target_is_tried_or_has_a_reason():
             assert [name for name, _ in plan(device, target, None)] == list(TARGETS[target].recipes)
 
 
+def test_every_device_of_the_catalogue_can_be_planned_for():
+    for device in load_catalogue().values():
+        for target in device.targets:
+            for share in (None, 0.0, 1.0):
+                rows = plan(device, target, None, share, samples=64, trainer=True)
+                assert any(not reason for _, reason in rows), f"{device.name}: {target} has nothing to try"
+
+
 def test_bfloat16_is_skipped_where_the_device_is_not_known_to_compute_in_it():
     assert "not known to compute in bfloat16" in skipped(PC, "openvino")["bf16"]
     for target, feature in (("openvino", "avx512_bf16"), ("openvino", "amx_bf16"), ("tensorrt", "bf16")):

@@ -17,6 +17,8 @@ from edgekiln.devices import CATALOGUE, COMMON_FIGURES, TARGETS, Figure, load, l
 from edgekiln.errors import BadInput
 
 DEVICES = load_catalogue()
+FILES = sorted(CATALOGUE.glob("*.toml"))
+TEXT = "".join(file.read_text(encoding="utf-8") for file in FILES)
 FIGURES = [(d.name, key, fig) for d in DEVICES.values() for key, fig in d.figures.items()]
 SMALL = """
 schema = 1
@@ -50,18 +52,14 @@ def read(tmp_path: Path, text: str) -> BadInput:
 
 
 def test_the_issues_devices_are_all_there_host_first() -> None:
-    assert names() == (
-        "host",
-        "jetson-orin-nano-8gb",
-        "jetson-orin-nx-16gb",
-        "jetson-agx-orin-64gb",
-        "raspberry-pi-5",
-        "iphone-16-pro",
-        "macbook-m4",
-        "galaxy-s24",
-        "pixel-9",
-        "intel-n100",
-        "browser",
+    assert names()[0] == "host"
+    assert names()[1:] == (
+        *("galaxy-s23", "galaxy-s24", "galaxy-s24-exynos", "galaxy-s25", "pixel-8", "pixel-9", "vivo-x100"),
+        *("iphone-15-pro", "iphone-16-pro", "macbook-m4", "macbook-pro-m4-pro", "macbook-pro-m4-max"),
+        *("raspberry-pi-5", "coral-dev-board", "coral-usb-accelerator"),
+        *("jetson-orin-nano-4gb", "jetson-orin-nano-8gb", "jetson-orin-nx-8gb", "jetson-orin-nx-16gb"),
+        *("jetson-agx-orin-32gb", "jetson-agx-orin-64gb", "jetson-agx-orin-industrial", "jetson-agx-thor"),
+        *("intel-n100", "intel-core-ultra-155h", "intel-core-ultra-258v", "browser"),
     )
 
 
@@ -82,16 +80,26 @@ def test_every_figure_has_either_a_value_and_a_source_or_a_reason(
 
 
 def test_nothing_without_a_source_slipped_in_from_memory() -> None:
-    text = CATALOGUE.read_text(encoding="utf-8")
-    assert not re.search(r"\[?\bMEM\b\]?|\bTODO\b|\bguess", text)
+    assert not re.search(r"\[?\bMEM\b\]?|\bTODO\b|\bguess", TEXT)
     # a number in the place of an unknown
-    assert not any(f.value in (0, "", -1) and key != "dla" for _, key, f in FIGURES if f.value is not False)
+    assert not any(f.value in (0, "", -1) and key not in {"dla", "nvenc"} for _, key, f in FIGURES)
 
 
 def test_every_source_of_the_file_is_used() -> None:
-    text = CATALOGUE.read_text(encoding="utf-8")
-    keys = tomllib.loads(text)["sources"]
-    assert [key for key in keys if f"{{{key}}}" not in text] == []
+    keys = [key for file in FILES for key in tomllib.loads(file.read_text(encoding="utf-8"))["sources"]]
+    assert len(keys) > 60
+    assert [key for key in keys if f"{{{key}}}" not in TEXT] == []
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_a_source_that_one_file_cites_stands_in_that_file(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    own = tomllib.loads(text)["sources"]
+    if file.name == "sources.toml":
+        others = [f.read_text(encoding="utf-8") for f in FILES if f != file]
+        assert all(sum(f"{{{key}}}" in other for other in others) > 1 for key in own)
+    else:
+        assert all(f"{{{key}}}" in text for key in own)
 
 
 @pytest.mark.parametrize("name", [d.name for d in DEVICES.values() if d.kind == "jetson"])
@@ -103,14 +111,14 @@ def test_a_jetsons_dense_figures_are_half_its_sparse_ones_and_never_the_same(nam
         if "_sparse_" in key and key.replace("sparse", "dense") in figures
     ]
     assert pairs
-    known = [(dense, sparse) for dense, sparse in pairs if dense is not None]
+    known = [(d, s) for d, s in pairs if d is not None and s is not None]
     assert known, "at least one pair of this Jetson is stated"
     for dense, sparse in known:
         assert isinstance(dense, float | int)
         assert isinstance(sparse, float | int)
         assert dense != sparse
         assert dense == pytest.approx(sparse / 2, rel=0.02)  # 67 and 33: NVIDIA rounds
-    sparse_sources = [f.source for k, f in figures.items() if "_sparse_" in k]
+    sparse_sources = [f.source for k, f in figures.items() if "_sparse_" in k and f.value is not None]
     assert all("sparse" in s or "table 1-2" in s for s in sparse_sources)
 
 
@@ -119,6 +127,18 @@ def test_a_jetsons_dense_figures_are_half_its_sparse_ones_and_never_the_same(nam
     [
         ("jetson-orin-nx-16gb", "gpu_int8_dense_tops", (157 - 80) / 2),
         ("jetson-orin-nx-16gb", "gpu_int8_dense_tops_base", (100 - 40) / 2),
+        ("jetson-orin-nx-8gb", "gpu_int8_dense_tops", (117 - 40) / 2),
+        ("jetson-orin-nx-8gb", "gpu_int8_dense_tops_base", (70 - 20) / 2),
+        ("jetson-agx-orin-32gb", "gpu_int8_dense_tops", 108 / 2),
+        ("jetson-agx-orin-32gb", "fp16_dense_tflops", 54 / 2),
+        ("jetson-agx-orin-industrial", "gpu_int8_dense_tops", 156 / 2),
+        ("jetson-agx-orin-industrial", "fp16_dense_tflops", 78 / 2),
+        ("jetson-agx-thor", "int8_dense_tops", 1035 / 2),
+        ("jetson-agx-thor", "fp16_dense_tflops", 517 / 2),
+        ("jetson-orin-nano-4gb", "memory_bytes", 4 * 2**30),
+        ("jetson-agx-thor", "memory_bytes", 128 * 2**30),
+        ("pixel-8", "memory_bytes", 8 * 2**30),
+        ("coral-dev-board", "edge_tpu_watts", 4 * 0.5),
         ("jetson-agx-orin-64gb", "gpu_int8_dense_tops", 170 / 2),
         ("jetson-agx-orin-64gb", "fp16_dense_tflops", 85 / 2),
         ("intel-n100", "bandwidth_gb_s", 4800 * 8 / 1000),
@@ -136,12 +156,18 @@ def test_a_derived_figure_is_what_its_formula_gives(name: str, key: str, formula
 
 def test_claims_that_measurements_contradict_are_not_repeated() -> None:
     nano = DEVICES["jetson-orin-nano-8gb"].figures
-    assert nano["nvenc"].value is False  # it has no hardware encoder
+    assert nano["nvenc"].value == 0  # it has no hardware encoder
+    assert nano["video_encode"].value == ()
     assert nano["dla"].value == 0
     assert nano["throttle_celsius"].value != 25  # 25 W is a power cap, not a temperature
     assert "not a temperature" in nano["power_modes_watts"].source
-    assert "60x" not in CATALOGUE.read_text(encoding="utf-8")  # the M4 is not 60 times the M1
-    for phone in ("iphone-16-pro", "macbook-m4"):  # a headline without precision is no dense figure
+    assert "60x" not in TEXT  # the M4 is not 60 times the M1
+    assert not any("450" in str(f.value) or "450 FPS" in f.source for _, _, f in FIGURES)
+    for phone in (
+        "iphone-15-pro",
+        "iphone-16-pro",
+        "macbook-m4",
+    ):  # a headline without precision is no dense figure
         assert DEVICES[phone].figures["int8_dense_tops"].value is None
         assert DEVICES[phone].figures["npu_headline_tops"].value is not None
 
@@ -160,6 +186,35 @@ def test_features_are_the_sourced_ones_of_the_chip() -> None:
     assert not any("avx512" in f for f in DEVICES["intel-n100"].features)  # Gracemont has none
 
 
+@pytest.mark.parametrize("name", [d.name for d in DEVICES.values() if "agx-orin" in d.name])
+def test_an_agx_orins_throughput_is_the_sum_of_its_gpu_and_its_dlas(name: str) -> None:
+    figures = DEVICES[name].figures
+    parts = [figures[key].value for key in ("gpu_int8_sparse_tops", "dla_int8_sparse_tops")]
+    assert figures["int8_sparse_tops"].value == sum(p for p in parts if isinstance(p, int))
+
+
+def test_what_is_built_for_a_coral_is_not_said_to_run_on_its_edge_tpu() -> None:
+    for device in (d for d in DEVICES.values() if d.kind == "accelerator"):
+        assert device.targets[0] == "litert"
+        assert device.features == ()
+        assert "no target of this program" in device.figures["edge_tpu_artifacts"].reason
+        assert device.figures["int8_dense_tops"].value == 4
+
+
+def test_a_chips_name_is_the_one_that_hexagons_compiler_knows() -> None:
+    from edgekiln.compile.targets.qnn import soc
+
+    found = {name: chip.part for name, d in DEVICES.items() if (chip := soc(d)) is not None}
+    assert found == {"galaxy-s23": "SM8550", "galaxy-s24": "SM8650", "galaxy-s25": "SM8750"}
+    assert {name for name, d in DEVICES.items() if "qnn" in d.targets} == set(found)
+
+
+def test_a_device_turns_itself_off_above_where_it_slows_down() -> None:
+    for device in DEVICES.values():
+        slow, off = (device.figures[f"{k}_celsius"].value for k in ("throttle", "shutdown"))
+        assert slow is None or off is None or float(str(slow)) < float(str(off))
+
+
 def test_arrays_decode_to_tuples_of_what_they_hold() -> None:
     figures = DEVICES["jetson-orin-nano-8gb"].figures
     assert figures["power_modes_watts"].value == (7, 15, 25)
@@ -173,7 +228,7 @@ def test_an_unknown_name_gives_the_near_ones_and_exit_code_2() -> None:
         load("jetson-orin-nano")
     assert "jetson-orin-nano-8gb" in refusal.value.cure
     assert refusal.value.exit_code == 2
-    with pytest.raises(BadInput, match="host, intel-n100") as far:
+    with pytest.raises(BadInput, match="host, intel-core-ultra-155h") as far:
         load("zzzzzz")
     assert "Known:" in far.value.cure
 
@@ -221,6 +276,47 @@ def test_the_reader_refuses(tmp_path: Path, old: str, new: str, says: str) -> No
     refusal = read(tmp_path, changed)
     assert says in f"{refusal.why} {refusal.cure}"
     assert refusal.exit_code == 2
+
+
+def test_the_files_of_a_folder_share_their_sources(tmp_path: Path) -> None:
+    head, device = SMALL.split("[devices.alpha]")
+    (tmp_path / "sources.toml").write_text(head, encoding="utf-8")
+    rest = small(head="schema = 1\n[sources]\n[devices.alpha]" + device)
+    (tmp_path / "boards.toml").write_text(rest, encoding="utf-8")
+    (tmp_path / "more.toml").write_text(rest.replace("alpha", "beta"), encoding="utf-8")
+    (tmp_path / "notes.txt").write_text("no catalogue", encoding="utf-8")
+    found = load_catalogue(tmp_path)
+    assert list(found) == ["alpha", "beta"]
+    assert found["beta"].figures["isa"].source.startswith("Data sheet 7")
+
+
+@pytest.mark.parametrize(
+    ("second", "says"),
+    [
+        (small(), "source 'sheet' stands in another file"),
+        (small().replace("sheet", "other"), "device 'alpha' stands in a.toml too"),
+        ("schema = 1", "sources"),
+    ],
+)
+def test_a_folder_whose_files_contradict_each_other_is_refused(
+    tmp_path: Path, second: str, says: str
+) -> None:
+    (tmp_path / "a.toml").write_text(small(), encoding="utf-8")
+    (tmp_path / "b.toml").write_text(second, encoding="utf-8")
+    with pytest.raises(BadInput, match=says):
+        load_catalogue(tmp_path)
+
+
+def test_a_folder_without_a_catalogue_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"no \.toml file"):
+        load_catalogue(tmp_path)
+
+
+@pytest.mark.parametrize("key", COMMON_FIGURES)
+def test_a_device_that_lacks_a_common_figure_is_refused(tmp_path: Path, key: str) -> None:
+    lines = small().splitlines()
+    refusal = read(tmp_path, "\n".join(line for line in lines if not line.startswith(f"{key} = ")))
+    assert f"no figure {key}" in refusal.why or "no source" in refusal.why
 
 
 def test_files_that_are_no_catalogue_are_refused(tmp_path: Path) -> None:

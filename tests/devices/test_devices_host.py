@@ -86,6 +86,7 @@ def test_an_x86_pc(tmp_path: Path) -> None:
     assert got["governor"] == ("powersave",)
     assert got["thermal_zones"] == ("x86_pkg_temp",)
     assert got["throttle_celsius"] == 95  # the critical trip is a shutdown, not a slowdown
+    assert got["shutdown_celsius"] == 80  # as this fake has it
     assert got["accelerator"] == "NVIDIA RTX A2000"
     assert got["os"] == "Debian GNU/Linux 12 (bookworm)"
     assert host.figures["cpu"].source == "/proc/cpuinfo"

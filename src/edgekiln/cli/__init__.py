@@ -96,6 +96,7 @@ def parser() -> argparse.ArgumentParser:
     inspect.add_argument("--target", action="append", metavar="NAME", help="ask this one (again for more)")
     devices = verb("devices", "show the catalogue, or one device with the source of every figure")
     devices.add_argument("name", nargs="?", metavar="NAME")
+    devices.add_argument("--compare", nargs="+", metavar="NAME", help="two or more devices side by side")
     verify = verb("verify", "check a bundle's hashes, manifest and golden outputs")
     verify.add_argument("bundle", metavar="BUNDLE")
     run = verb("run", "run pictures through a bundle")

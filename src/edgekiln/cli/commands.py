@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from edgekiln import interrupt
-from edgekiln.cli import show, show_layers
+from edgekiln.cli import show, show_devices, show_layers
 from edgekiln.errors import BadInput
 from edgekiln.job import BudgetOrder, Job, ModelOrder, check, load, parse_shape
 from edgekiln.progress import shown
@@ -44,10 +44,18 @@ def inspect(given: argparse.Namespace) -> int:
 
 
 def devices(given: argparse.Namespace) -> int:
-    """Print the catalogue, or one device with its sources."""
+    """Print the catalogue, one device with its sources, or several side by side."""
     from edgekiln.devices import load as load_device
     from edgekiln.devices import names
 
+    if given.compare:
+        from edgekiln.devices.compare import compare
+
+        if given.name:
+            cure = f"Give --compare {given.name} {' '.join(given.compare)}"
+            raise BadInput("reading", "devices", "a device stands beside --compare", cure)
+        found = compare([load_device(name) for name in given.compare])
+        return _answer(given, found, show_devices.comparison)
     if given.name:
         return _answer(given, load_device(given.name), show.device)
     return _answer(given, tuple(load_device(name) for name in names()), show.catalogue)

@@ -1,7 +1,7 @@
 """Devices: what is known of each, with sources; and this machine, probed.
 
-``catalogue.toml`` beside this file holds the facts, ``host`` probes this machine, ``show`` turns either
-into rows. Nothing heavy is imported here.
+The folder ``catalogue`` beside this file holds the facts, ``host`` probes this machine, ``show`` and
+``compare`` turn either into rows. Nothing heavy is imported here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from edgekiln.records import Record
 Value: TypeAlias = float | int | str | bool | tuple[float | str, ...] | None
 
 HOST = "host"
-CATALOGUE = Path(__file__).with_name("catalogue.toml")
+CATALOGUE = Path(__file__).with_name("catalogue")
+"""A folder of TOML files, a vendor or a kind of device each; their sources are shared."""
 TARGETS = ("tensorrt", "onnxruntime", "openvino", "coreml", "litert", "qnn", "executorch", "web")
 """Every target a device may ask for. A device names its true order, built yet or not."""
 
@@ -37,11 +38,22 @@ COMMON_FIGURES = (
     "int8_dense_tops",
     "int8_sparse_tops",
     "fp16_dense_tflops",
+    "fp16_sparse_tflops",
+    "video_encode",
+    "video_decode",
     "power_modes_watts",
     "throttle_celsius",
+    "shutdown_celsius",
+    "os",
+    "runtimes",
     "target_order",
 )
-"""Figures that every device states, if only by saying why the value is not known."""
+"""Figures that every device states, if only by saying why the value is not known.
+
+``video_encode`` and ``video_decode`` are codecs in hardware, none being an empty list. ``throttle_celsius``
+is where the device slows down, ``shutdown_celsius`` where it turns itself off. ``runtimes`` are the versions
+that a document names for the device.
+"""
 
 _LIMIT_BYTES = 4 << 20
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
@@ -69,13 +81,14 @@ class Device(Record, frozen=True, kw_only=True):
 
     ``features`` names what decides a recipe: ``avx2``, ``avx512_vnni``, ``avx_vnni``, ``avx512_bf16``,
     ``amx_int8``, ``amx_bf16``, ``asimddp`` (Arm int8 dot product), ``asimdhp`` (Arm fp16), ``i8mm``,
-    ``bf16``, and ``fp16``/``bf16``/``int8`` of an accelerator. Each one stands in the figure ``isa`` or
-    ``accelerator_formats`` too, with its source.
+    ``bf16``, and ``fp16``/``bf16``/``int8``/``fp8``/``fp4`` of an accelerator (no recipe uses the last two
+    yet). Each one stands in the figure ``isa`` or ``accelerator_formats`` too, with its source. A format of
+    an accelerator that no artifact is made for is no feature.
     """
 
     name: str
     title: str
-    kind: Literal["host", "jetson", "board", "phone", "laptop", "pc", "browser"]
+    kind: Literal["host", "jetson", "board", "accelerator", "phone", "laptop", "pc", "browser"]
     arch: Literal["x86_64", "arm64", "wasm32"]
     targets: tuple[str, ...]
     threads: int
@@ -87,7 +100,7 @@ class _Row(Record, frozen=True, kw_only=True):
     """A device as the file has it: its name is the key."""
 
     title: str
-    kind: Literal["jetson", "board", "phone", "laptop", "pc", "browser"]
+    kind: Literal["jetson", "board", "accelerator", "phone", "laptop", "pc", "browser"]
     arch: Literal["x86_64", "arm64", "wasm32"]
     targets: tuple[str, ...]
     threads: int
@@ -98,7 +111,7 @@ class _Row(Record, frozen=True, kw_only=True):
 class _File(Record, frozen=True, kw_only=True):
     schema: Literal[1]
     sources: dict[str, str]
-    devices: dict[str, _Row]
+    devices: dict[str, _Row] = msgspec.field(default_factory=dict)
 
 
 def names() -> tuple[str, ...]:
@@ -119,22 +132,38 @@ def load(name: str) -> Device:
 
 
 def load_catalogue(path: Path = CATALOGUE) -> dict[str, Device]:
-    """Every device of a catalogue file, by name, in file order.
+    """Every device of a catalogue, by name: of a file in its order, of a folder's files in theirs.
 
-    Raises BadInput for what cannot be read, an unknown key, a wrong type, a target nobody knows, a name,
-    target or feature that stands twice, a feature or a figure without a source.
+    Raises BadInput for what cannot be read, an unknown key, a wrong type, a target nobody knows, a name, a
+    source, a target or a feature that stands twice, a feature or a figure without a source.
     """
+    files = sorted(path.glob("*.toml")) if path.is_dir() else [path]
+    if not files:
+        raise _refused(path, "it holds no .toml file", "Give a device catalogue")
+    sources: dict[str, str] = {}
+    rows: dict[str, tuple[Path, _Row]] = {}
+    for file, held in [(file, _parsed(file)) for file in files]:
+        for key, text in held.sources.items():
+            if key in sources:
+                raise _refused(file, f"source '{key}' stands in another file too", "Name it once")
+            sources[key] = text
+        for name, row in held.devices.items():
+            if name in rows:
+                raise _refused(file, f"device '{name}' stands in {rows[name][0].name} too", "Remove one")
+            rows[name] = (file, row)
+    return {name: _device(file, name, row, sources) for name, (file, row) in rows.items()}
+
+
+def _parsed(path: Path) -> _File:
     import tomllib  # here, so that importing this package stays light
 
     try:
         if path.stat().st_size > _LIMIT_BYTES:
             raise _refused(path, f"the file is larger than {_LIMIT_BYTES} bytes", "Give a device catalogue")
-        # tomllib refuses a key that stands twice, so no two devices share a name.
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-        file = msgspec.convert(data, _File)
+        # tomllib refuses a key that stands twice, so no two devices of a file share a name.
+        return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), _File)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise _refused(path, str(error), "Correct the file; docs/devices.md gives its form") from error
-    return {name: _device(path, name, row, file.sources) for name, row in file.devices.items()}
 
 
 @functools.cache

@@ -17,7 +17,9 @@ _ARCH: dict[str, Literal["x86_64", "arm64"]] = {
     "aarch64": "arm64",
     "arm64": "arm64",
 }
-_ORIN = "jetson-orin-nano-8gb"
+_TENSOR_CORES = {"orin": "jetson-orin-nano-8gb", "thor": "jetson-agx-thor"}
+"""By a word of the board's name: every module of that chip has the same tensor cores, and the catalogue has a
+document's word for what they compute in."""
 _AFFINITY = "os.sched_getaffinity"
 _NOT_STATED = "no file of the system states it"
 
@@ -202,6 +204,12 @@ def _thermal(root: Path, said: Interpreter) -> dict[str, Figure]:
             said,
             "°C",
         ),
+        "shutdown_celsius": _found(
+            linux.shutdown_trip(root),
+            "/sys/class/thermal/thermal_zone*/trip_point_*_type with a critical trip",
+            said,
+            "°C",
+        ),
         "power_modes_watts": Figure(unit="W", reason="the active mode is not read from the system"),
     }
 
@@ -225,11 +233,15 @@ def _accelerator(
         "int8_dense_tops": Figure(unit="TOPS", reason=_NOT_STATED),
         "int8_sparse_tops": Figure(unit="TOPS", reason=_NOT_STATED),
         "fp16_dense_tflops": Figure(unit="TFLOPS", reason=_NOT_STATED),
+        "fp16_sparse_tflops": Figure(unit="TFLOPS", reason=_NOT_STATED),
+        "video_encode": Figure(reason="the probe does not ask for codecs"),
+        "video_decode": Figure(reason="the probe does not ask for codecs"),
+        "runtimes": Figure(reason="edgekiln doctor lists the runtimes that are installed here"),
         "target_order": Figure(reason=order),
     }
     if jetson:
-        if model is not None and "orin" in model[0].lower():
-            # Every Orin has the same tensor cores; the catalogue has the data sheet's word for it.
-            figures["accelerator_formats"] = load(_ORIN).figures["accelerator_formats"]
+        for word, known in _TENSOR_CORES.items():
+            if model is not None and word in model[0].lower():
+                figures["accelerator_formats"] = load(known).figures["accelerator_formats"]
         figures["l4t"] = _read(linux.text(root, "etc/nv_tegra_release"), "/etc/nv_tegra_release", said)
     return figures

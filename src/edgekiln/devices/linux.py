@@ -217,9 +217,18 @@ def thermal_zones(root: Path) -> tuple[str, ...]:
 
 def throttle_trip(root: Path) -> Found | None:
     """The lowest passive trip point in °C: where the kernel starts to slow something down."""
+    return _lowest_trip(root, "passive")
+
+
+def shutdown_trip(root: Path) -> Found | None:
+    """The lowest critical trip point in °C: where the kernel turns the machine off."""
+    return _lowest_trip(root, "critical")
+
+
+def _lowest_trip(root: Path, kind: str) -> Found | None:
     found = []
     for file in sorted((root / "sys/class/thermal").glob("thermal_zone[0-9]*/trip_point_[0-9]*_type")):
-        if text(file.parent, file.name) == "passive":
+        if text(file.parent, file.name) == kind:
             temp = file.with_name(file.name.removesuffix("_type") + "_temp")
             milli = number(text(temp.parent, temp.name))
             if milli is not None and 0 < milli < 200_000:

@@ -25,6 +25,7 @@ _BY_KIND = {
     "laptop": ("swift",),
     "jetson": ("python", "cpp"),
     "board": ("python", "cpp"),
+    "accelerator": ("python", "cpp"),
     "pc": ("python", "cpp"),
     "host": ("python", "cpp"),
     "browser": ("javascript",),
