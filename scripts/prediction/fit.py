@@ -84,6 +84,8 @@ def _validated(data: Data) -> tuple[validate.Held, profiles.Group]:
     """What was held out, told line by line, and the group that ships."""
     held = validate.families_out(data)
     good = validate.supported(data)[data.m] if data.group.held == "family" else np.ones(len(data.y), bool)
+    fallen = ~np.isfinite(held.predicted)
+    good &= ~fallen
     precision = np.array([k.precision for k in data.keys])[data.p]
     own = {}
     for name in sorted(set(precision)):
@@ -101,9 +103,20 @@ def _validated(data: Data) -> tuple[validate.Held, profiles.Group]:
         anchored[count] = validate.spread(out, every, f"one device of {data.group.name}")
         words = "scaled by bandwidth" if count == "0" else f"{count} anchor{'s' if count != '1' else ''}"
         _line(f"{data.group.name}: one device, {words}", anchored[count], None)
-    shape = pooled.fit(data, np.ones(len(data.y), dtype=bool)).shape
+    every = np.ones(len(data.y), dtype=bool)
+    whole = pooled.fit(data, every)
+    falls = validate.fallbacks(data, whole.each, every) if data.group.held == "family" else {}
+    for label, kinds in falls.items():
+        print(f"  left to the CPU by {label}: {', '.join(kinds)}; graphs that have them are refused")
+    if fallen.any():
+        print(f"  {fallen.sum()} held-out rows refused for that reason, as known without their family")
+    shape = whole.shape
     told = profiles.Group(
-        terms=data.group.terms, shape=tuple(_short(v) for v in shape), own=own, anchored=anchored
+        terms=data.group.terms,
+        shape=tuple(_short(v) for v in shape),
+        own=own,
+        anchored=anchored,
+        falls_back=falls,
     )
     return validate.Held(data, np.where(good, held.predicted, np.nan)), told
 

@@ -122,12 +122,16 @@ def rows(
 
 
 class Data(NamedTuple):
-    """One group: latencies ``y`` (ms) of model ``m`` in profile ``p``; ``x`` is [models, terms]."""
+    """One group: latencies ``y`` (ms) of model ``m`` in profile ``p``.
+
+    ``x`` is [models, terms], ``kinds`` the kinds of layers of each model.
+    """
 
     group: Group
     keys: list[Key]
     models: list[str]
     families: list[str]
+    kinds: list[frozenset[str]]
     x: NDArray[np.float64]
     p: NDArray[np.int64]
     m: NDArray[np.int64]
@@ -146,6 +150,7 @@ def data(group: Group, found: list[Row], known: dict[str, Architecture]) -> Data
         keys=keys,
         models=models,
         families=[known[m].family if group.held == "family" else m for m in models],
+        kinds=[frozenset(layer.kind for layer in known[m].work.layers) for m in models],
         x=np.array([[known[m].amounts[t] for t in group.terms] for m in models]),
         p=np.array([at_key[r.key] for r in mine]),
         m=np.array([at_model[r.model] for r in mine]),

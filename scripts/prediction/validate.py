@@ -34,14 +34,46 @@ class Held(NamedTuple):
         return self.data.y / self.predicted
 
 
+FALLS_BACK = 3.0
+LEAST = 2
+
+
+def fallbacks(data: Data, each: Vector, use: NDArray[np.bool_]) -> dict[str, tuple[str, ...]]:
+    """Kinds of layers that a runtime leaves to the CPU in a precision, by ``runtime precision``.
+
+    That is not written anywhere, but seen: every graph with such a layer, of two models or more, took more
+    than three times what its work explains. Only the rows ``use`` are looked at.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    ratio = data.y / np.einsum("nt,nt->n", each[data.p], data.x[data.m])
+    labels = np.array([f"{k.runtime} {k.precision}" for k in data.keys])[data.p]
+    for label in sorted(set(labels)):
+        mine = use & (labels == label)
+        middle = {m: float(np.median(ratio[mine & (data.m == m)])) for m in set(data.m[mine])}
+        slow = [
+            kind
+            for kind in sorted(frozenset().union(*data.kinds))
+            if len(of := [v for m, v in middle.items() if kind in data.kinds[m]]) >= LEAST
+            and min(of) > FALLS_BACK
+        ]
+        if slow:
+            found[label] = tuple(slow)
+    return found
+
+
 def families_out(data: Data) -> Held:
-    """Each family (or model) predicted by a fit to all others."""
+    """Each family (or model) predicted by a fit to all others, but for what is known to fall back."""
     predicted = np.full(len(data.y), np.nan)
     family = np.array(data.families)[data.m]
     for out in sorted(set(data.families)):
         test = family == out
         each = pooled.fit(data, ~test).each
         predicted[test] = np.einsum("nt,nt->n", each[data.p[test]], data.x[data.m[test]])
+        known = fallbacks(data, each, ~test) if data.group.held == "family" else {}
+        for row in np.flatnonzero(test):
+            key = data.keys[data.p[row]]
+            if data.kinds[data.m[row]] & set(known.get(f"{key.runtime} {key.precision}", ())):
+                predicted[row] = np.nan
     return Held(data, predicted)
 
 

@@ -230,3 +230,11 @@ def test_an_onnx_file_of_a_user_is_predicted(tmp_path: Path) -> None:
     work = workload(networks.export(tmp_path / "m.onnx", dynamic_batch=False))
     assert all(isinstance(x, Layer) for x in work.layers)
     assert any(r.get("latency_p50_ms").value for r in predict(work, load("galaxy-s24")))
+
+
+def test_a_layer_that_a_runtime_left_to_the_cpu_in_every_published_graph_is_not_predicted() -> None:
+    row = one(zoo("bert_base_uncased_hf"), "galaxy-s24", "onnxruntime", "w8a16")
+    assert row.basis == "refused"
+    assert "norm" in row.get("latency_p50_ms").reason
+    assert "left to the CPU" in row.get("latency_p50_ms").reason
+    assert one(zoo("bert_base_uncased_hf"), "galaxy-s24", "qnn", "w8a16").basis == "fitted"

@@ -171,7 +171,7 @@ def _prediction(
     known: Profile | None,
 ) -> Prediction:
     """The row, or a refusal where the graph holds what no published model could teach."""
-    reason = _unpredictable(work, alike)
+    reason = alike.refusal or _unpredictable(work, runtime, precision)
     if reason:
         return _row(
             device, target, precision, runtime, "refused", reason, _nothing(work, device, precision, reason)
@@ -199,11 +199,19 @@ def _prediction(
     return _row(device, target, precision, runtime, basis, why, evidence, alike.nearest)
 
 
-def _unpredictable(work: Workload, alike: Likeness) -> str:
+def _unpredictable(work: Workload, runtime: str, precision: str) -> str:
+    """Why nothing can be said of this graph on that runtime; "" where something can."""
     if work.unresolved > UNCOUNTED * work.nodes:
         cure = "fix the input shapes with --input-shape"
         return f"{work.unresolved} of {work.nodes} nodes could not be counted; {cure}"
-    return alike.refusal
+    label = f"{runtime} {precision}"
+    slow = {kind for group in data().groups.values() for kind in group.falls_back.get(label, ())}
+    if have := sorted(slow & {layer.kind for layer in work.layers}):
+        return (
+            f"it has {', '.join(have)} layers, which {label} left to the CPU in every published graph: "
+            "those took three to a hundred times what their work explains"
+        )
+    return ""
 
 
 def _refused(work: Workload, device: Device, target: str, precision: str | None) -> Prediction:

@@ -42,12 +42,15 @@ class Group(Record, frozen=True, kw_only=True):
     ``own`` is the spread of a profile on families (or models) that it has not seen, by precision;
     ``anchored`` that of a device not seen, by the number of anchors: "0" is scaled by data sheets or not at
     all.
+
+    ``falls_back``: kinds of layers that ``runtime precision`` left to the CPU in every published graph.
     """
 
     terms: tuple[str, ...]
     shape: tuple[float, ...]
     own: dict[str, Spread]
     anchored: dict[str, Spread]
+    falls_back: dict[str, tuple[str, ...]]
 
 
 class Profile(Record, frozen=True, kw_only=True):
