@@ -83,27 +83,25 @@ def main() -> None:
 def _validated(data: Data) -> tuple[validate.Held, profiles.Group]:
     """What was held out, told line by line, and the group that ships."""
     held = validate.families_out(data)
-    good = validate.supported(data)[data.m] if data.group.held == "family" else np.ones(len(data.y), bool)
+    every = np.ones(len(data.y), dtype=bool)
+    like = validate.supported(data)[data.m] if data.group.held == "family" else every
     fallen = ~np.isfinite(held.predicted)
-    good &= ~fallen
+    good = like & ~fallen
     precision = np.array([k.precision for k in data.keys])[data.p]
     own = {}
     for name in sorted(set(precision)):
         use = good & (precision == name)
         own[name] = validate.spread(held, use, f"one {data.group.held} of {data.group.name}")
         _line(f"{data.group.name} {name}: one {data.group.held}", own[name], validate.ordered(held, use))
-    if not good.all():
-        print(
-            "  refused for want of like families:", ", ".join(sorted({data.models[m] for m in data.m[~good]}))
-        )
+    if not like.all():
+        print("  refused for want of like families:", ", ".join({data.models[m] for m in data.m[~like]}))
     _margins(held)
     anchored = {}
     for count, out in validate.devices_out(data).items():
-        every = np.ones(len(out.data.y), bool)
-        anchored[count] = validate.spread(out, every, f"one device of {data.group.name}")
+        all_of = np.ones(len(out.data.y), dtype=bool)
+        anchored[count] = validate.spread(out, all_of, f"one device of {data.group.name}")
         words = "scaled by bandwidth" if count == "0" else f"{count} anchor{'s' if count != '1' else ''}"
         _line(f"{data.group.name}: one device, {words}", anchored[count], None)
-    every = np.ones(len(data.y), dtype=bool)
     whole = pooled.fit(data, every)
     falls = validate.fallbacks(data, whole.each, every) if data.group.held == "family" else {}
     for label, kinds in falls.items():
