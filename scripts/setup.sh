@@ -19,6 +19,7 @@ readonly PROGRAMS=(
     "java default-jdk-headless the app code in Kotlin"
     "g++ g++ the app code in C++"
     "cmake cmake the app code in C++"
+    "ssh openssh-client measuring on a device over SSH"
 )
 
 say() { printf 'setup: %s\n' "$*"; }

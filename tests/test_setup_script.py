@@ -34,7 +34,7 @@ APT = (
     "esac\n"
 )
 NPM = NOTE + 'exit "${NPM_FAILS:-0}"\n'
-PROGRAMS = ("node", "java", "g++", "cmake")
+PROGRAMS = ("node", "java", "g++", "cmake", "ssh")
 
 
 @dataclass(frozen=True)

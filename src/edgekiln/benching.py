@@ -1,4 +1,4 @@
-"""``edgekiln bench``: one model or bundle, or two against each other, alternated in one run."""
+"""``edgekiln bench``: a model or bundle, or two alternated in one run; or a bundle on a device."""
 
 from __future__ import annotations
 
@@ -23,10 +23,16 @@ from edgekiln.prove.bench import BenchResult, compare
 from edgekiln.prove.fitness import findings, gate
 from edgekiln.prove.machine import ROOT
 from edgekiln.prove.metering import Meter
+from edgekiln.prove.remote.address import parse
+from edgekiln.prove.remote.bench import bench_on as on_device
+from edgekiln.prove.remote.order import Course
+from edgekiln.prove.remote.result import RemoteBench
 from edgekiln.prove.timing import Contender, Timing
 from edgekiln.records import Signature
 from edgekiln.runtime.once import stands_in
 from edgekiln.sensors.energy import Energy
+
+LONGEST_IDLE_SECONDS = 3600.0
 
 
 def bench(
@@ -89,6 +95,47 @@ def _energy(found: BenchResult, meter: Meter | None) -> Energy:
     if not isinstance(found.a, Timing):
         return Energy(inferences=0, reason=found.a.reason)
     return meter.of(len(found.a.samples_ms) + found.a.lead_ins)
+
+
+def bench_on(
+    bundle: Path,
+    address: str,
+    *,
+    threads: int = 2,
+    samples: int = 200,
+    idle_seconds: float = 5.0,
+    runner: Path | None = None,
+    remote_python: str = "python3",
+    accept_new_host_key: bool = False,
+    strict: bool = False,
+    progress: Progress | None = None,
+) -> RemoteBench:
+    """Measure ``bundle`` on the device at ``address`` (ssh://[user@]host[:port] or adb://SERIAL).
+
+    It gets the same seeded random input as here. ``strict`` refuses a device that is not fit. Raises BadInput
+    for what is no bundle or no address, and as ``prove.remote.bench.bench_on`` does.
+    """
+    where = parse(address)
+    if bundle.suffix != SUFFIX:
+        why = "only a bundle can be measured on a device"
+        raise BadInput("measuring", bundle, why, f"Build one first: edgekiln build {bundle.name}")
+    if not 0 <= idle_seconds <= LONGEST_IDLE_SECONDS:
+        why = f"{idle_seconds:g} is no rest of 0 to {LONGEST_IDLE_SECONDS:.0f} seconds"
+        raise BadInput("reading", "--idle-seconds", why, "Give seconds, such as 5")
+    with opened(bundle) as held:
+        course = Course(threads=threads, samples=samples, idle_seconds=idle_seconds)
+        return on_device(
+            held.manifest.artifact,
+            held.model_folder,
+            random_inputs(held.manifest.signature),
+            where,
+            course,
+            runner=runner,
+            python=remote_python,
+            accept_new_host_key=accept_new_host_key,
+            strict=strict,
+            progress=progress,
+        )
 
 
 @contextlib.contextmanager

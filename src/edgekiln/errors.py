@@ -5,7 +5,8 @@
     ├── MissingExtra               an optional dependency that this verb needs is not installed
     ├── NotRunnableHere            an artifact whose engine can't execute on this machine
     ├── ConversionFailed           a recipe or target refused the graph: a row in the report
-    └── MachineFault               disk full, worker process died: the machine's fault
+    ├── MachineFault               disk full, worker process died: the machine's fault
+    └── DeviceFault                a device at the other end of a link: unreachable, refused, lost, full
 
 An error says four things: what was being done, to what, why it failed, and the cure. The command
 line prints them on separate lines and never shows a traceback unless ``--debug`` asks for it.
@@ -54,6 +55,10 @@ class ConversionFailed(EdgekilnError):
 
 class MachineFault(EdgekilnError):
     """The machine, not the input, is at fault."""
+
+
+class DeviceFault(EdgekilnError):
+    """The device that was to be measured, or the way to it, is at fault."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

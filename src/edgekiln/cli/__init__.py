@@ -114,6 +114,7 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--out", metavar="DIR", help="with --soak: write soak.json and soak.html there")
     strict = "do not measure on a machine that is not fit for it"
     bench.add_argument("--strict", action="store_true", help=strict)
+    _on_a_device(bench)
     explain = verb("explain", "show which layers lose most to quantisation, and what was done about each")
     explain.add_argument("path", metavar="BUNDLE_OR_OUT")
     explain.add_argument("--all", action="store_true", help="every artifact of a build, not the chosen ones")
@@ -131,6 +132,18 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--out", metavar="FILE", help="default DEVICE-TARGET-PRECISION.calibration.json")
     verb("doctor", "show which targets can convert and run here, and how to add the others")
     return top
+
+
+def _on_a_device(verb: argparse.ArgumentParser) -> None:
+    place = "measure a bundle there: ssh://[user@]host[:port] or adb://SERIAL"
+    verb.add_argument("--on", metavar="ADDRESS", help=place)
+    program = "the benchmark program to run on an Android device"
+    verb.add_argument("--runner", metavar="PROGRAM", help=program)
+    verb.add_argument("--remote-python", metavar="PATH", help="the Python there that has the engine")
+    trust = "trust a device that was never seen; one whose key changed is refused all the same"
+    verb.add_argument("--accept-new-host-key", action="store_true", help=trust)
+    rest = "rest before, for the power at idle (default 5)"
+    verb.add_argument("--idle-seconds", type=float, metavar="5", help=rest)
 
 
 def _model(verb: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from edgekiln import interrupt
-from edgekiln.cli import show, show_devices, show_layers
+from edgekiln.cli import show, show_devices, show_layers, show_remote
 from edgekiln.errors import BadInput
 from edgekiln.job import BudgetOrder, Job, ModelOrder, check, load, parse_shape
 from edgekiln.progress import shown
@@ -83,7 +83,10 @@ def run(given: argparse.Namespace) -> int:
 
 
 def bench(given: argparse.Namespace) -> int:
-    """Print what timing showed; 2 where a contender could not be timed."""
+    """Print what timing showed, here or on a device; 2 where a contender could not be timed."""
+    if given.on is not None:
+        return _bench_on(given)
+    _only_with_on(given)
     if given.soak is not None:
         return _soak(given)
     if given.out is not None:
@@ -103,6 +106,38 @@ def bench(given: argparse.Namespace) -> int:
         )
     _answer(given, found, show.bench)
     return 0 if found.a_percentiles and (against is None or found.b_percentiles) else 2
+
+
+def _bench_on(given: argparse.Namespace) -> int:
+    from edgekiln.benching import bench_on
+
+    for name in ("against", "input_shape", "soak", "out"):
+        if getattr(given, name):
+            why = "a device measures one bundle as it is"
+            raise BadInput("reading", f"--{name.replace('_', '-')}", why, "Leave it out with --on")
+    with shown(silent=given.json) as progress:
+        found = bench_on(
+            Path(given.model),
+            given.on,
+            threads=given.threads,
+            samples=given.samples,
+            idle_seconds=5.0 if given.idle_seconds is None else given.idle_seconds,
+            runner=None if given.runner is None else Path(given.runner),
+            remote_python=given.remote_python or "python3",
+            accept_new_host_key=given.accept_new_host_key,
+            strict=given.strict,
+            progress=progress,
+        )
+    return _answer(given, found, show_remote.bench)
+
+
+def _only_with_on(given: argparse.Namespace) -> None:
+    """Raises BadInput for an option that means nothing without a device."""
+    options = ("runner", "remote_python", "accept_new_host_key", "idle_seconds")
+    for name in options:
+        if getattr(given, name) not in {None, False}:
+            why = "it is for measuring on a device"
+            raise BadInput("reading", f"--{name.replace('_', '-')}", why, "Add --on ADDRESS, or leave it out")
 
 
 def _soak(given: argparse.Namespace) -> int:

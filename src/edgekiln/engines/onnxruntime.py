@@ -18,7 +18,7 @@ from edgekiln.engines import Arrays
 from edgekiln.engines.emulate import ARITHMETIC, emulate
 from edgekiln.engines.options import choice, switch, thread_count
 from edgekiln.errors import ConversionFailed, NotRunnableHere
-from edgekiln.records import Artifact
+from edgekiln.records import Artifact, Record
 
 GRAPH_LEVELS = {"basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL"}
 """Values of ``graph_level``, and ONNX Runtime's names of them."""
@@ -100,25 +100,54 @@ def open(artifact: Artifact, folder: Path, threads: int) -> Session:
     return Bound(session) if bound else Session(session)
 
 
-def session_options(artifact: Artifact, threads: int) -> Any:
-    """The artifact's options as ``onnxruntime.SessionOptions``. Raises BadInput for a bad one."""
-    import onnxruntime as ort
+class Settings(Record, frozen=True, kw_only=True):
+    """An artifact's options, checked and resolved: plain data that another process or machine can apply.
 
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = thread_count(artifact, threads)
-    options.inter_op_num_threads = 1
-    level = GRAPH_LEVELS[choice(artifact, "graph_level", tuple(GRAPH_LEVELS), "all")]
-    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
-    options.enable_cpu_mem_arena = switch(artifact, "arena", True)
-    options.enable_mem_pattern = switch(artifact, "mem_pattern", True)
+    ``graph_level`` is ONNX Runtime's own name of it, ``entries`` its session configuration.
+    """
+
+    threads: int
+    graph_level: str
+    arena: bool
+    mem_pattern: bool
+    io_binding: bool
+    entries: dict[str, str]
+    arithmetic: str = ""
+
+
+def settings(artifact: Artifact, threads: int) -> Settings:
+    """The options that ``open`` reads. Raises BadInput for a bad one."""
+    level = choice(artifact, "graph_level", tuple(GRAPH_LEVELS), "all")
     entries = {
         "session.intra_op.allow_spinning": switch(artifact, "spinning", False),
         "session.disable_prepacking": not switch(artifact, "prepacking", True),
         "session.set_denormal_as_zero": switch(artifact, "denormal_as_zero", False),
     }
-    for key, on in entries.items():
-        options.add_session_config_entry(key, "1" if on else "0")
+    return Settings(
+        threads=thread_count(artifact, threads),
+        graph_level=GRAPH_LEVELS[level],
+        arena=switch(artifact, "arena", True),
+        mem_pattern=switch(artifact, "mem_pattern", True),
+        io_binding=switch(artifact, "io_binding", False),
+        entries={key: "1" if on else "0" for key, on in entries.items()},
+        arithmetic=str(artifact.options.get("arithmetic", "")),
+    )
+
+
+def session_options(artifact: Artifact, threads: int) -> Any:
+    """The artifact's options as ``onnxruntime.SessionOptions``. Raises BadInput for a bad one."""
+    import onnxruntime as ort
+
+    given = settings(artifact, threads)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = given.threads
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, given.graph_level)
+    options.enable_cpu_mem_arena = given.arena
+    options.enable_mem_pattern = given.mem_pattern
+    for key, value in given.entries.items():
+        options.add_session_config_entry(key, value)
     return options
 
 

@@ -68,6 +68,8 @@ def per_inference(
             reason="the idle power was not measured, so that nothing can be taken off",
         )
     above = joules - idle_watts * seconds
+    if abs(above) < 1e-9 * joules:
+        above = 0.0  # as much as idle: the sum of many trapezoids rounds
     if above < 0:
         return none(f"the run took {joules / seconds:.3g} W, less than idle ({idle_watts:.3g} W)")
     return Energy(
