@@ -96,7 +96,8 @@ def _emulated(e: Evidence, m: Made) -> Evidence:
 
 def _not_measured(device: Device) -> list[Evidence]:
     why = (
-        f"nobody measured on a {device.name} in this build; run `edgekiln bench BUNDLE --on ssh://…` with the device"
+        f"nobody measured on a {device.name} in this build; "
+        "run `edgekiln bench BUNDLE --on ssh://USER@HOST` with the device"
     )
     figures = (
         ("latency_p50_ms", "ms"),
