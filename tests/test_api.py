@@ -55,6 +55,11 @@ def test_the_other_verbs_are_functions_too(float_bundle: Path, digit_files: Path
     assert edgekiln.doctor().abilities
 
 
+def test_predict_is_a_function_too(digit_files: Path) -> None:
+    found = edgekiln.predict(digit_files / "digits.onnx", ["galaxy-s24"], precision="int8")
+    assert {row.precision for row in found.rows if row.basis == "fitted"} == {"w8a8"}
+
+
 def test_a_job_file_and_a_job_are_taken_as_they_are(
     digit_files: Path, shared_cache: Path, tmp_path: Path
 ) -> None:

@@ -25,7 +25,7 @@ LAYERS = (
     {"records"},
     {"files", "interrupt"},
     {"model", "devices", "sensors", "bundle", "engines", "cache", "job", "progress"},
-    {"prove", "runtime", "predict"},
+    {"prove", "runtime", "forecast"},
     {"compile", "choose", "labelling", "ship", "serve", "language", "arrcoc"},
     {"report", "intake"},
     {"baseline", "finetuning", "rows"},

@@ -1,5 +1,5 @@
 """From published measurements to the profiles that ship: fits, validates, writes
-src/edgekiln/predict/profiles.json.
+src/edgekiln/forecast/profiles.json.
 
     PYTHONPATH=src python scripts/prediction/fit.py --table ../shared/data/published.csv
     ... --check       prints the validation table and writes nothing
@@ -23,10 +23,10 @@ from scatter import draw
 from table import Architecture, Data, Row
 
 from edgekiln.devices import load
-from edgekiln.predict import profiles
-from edgekiln.predict.latency import predict
-from edgekiln.predict.memory import arena_bytes
-from edgekiln.predict.terms import FULL
+from edgekiln.forecast import profiles
+from edgekiln.forecast.latency import predict
+from edgekiln.forecast.memory import arena_bytes
+from edgekiln.forecast.terms import FULL
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from table import Data
 
-from edgekiln.predict.fitting import near
+from edgekiln.forecast.fitting import near
 
 Matrix = NDArray[np.float64]
 

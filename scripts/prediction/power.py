@@ -6,7 +6,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from edgekiln.predict.profiles import Power
+from edgekiln.forecast.profiles import Power
 
 DEVICE = {"Orin Nano 8GB devkit": "jetson-orin-nano-8gb"}
 """Boards of the catalogue whose power was published beside a latency of the same run."""

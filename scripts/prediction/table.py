@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekiln.forecast.terms import FULL, SHORT, TILED, amounts
 from edgekiln.model.workload import Layer, Workload
-from edgekiln.predict.terms import FULL, SHORT, TILED, amounts
 
 ZOO = Path(__file__).with_name("zoo.json")
 TABLE = Path(__file__).resolve().parents[3] / "shared" / "data" / "published.csv"

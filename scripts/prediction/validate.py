@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from table import Data
 
 from edgekiln.devices import load
-from edgekiln.predict.fitting import anchored
-from edgekiln.predict.profiles import Spread
+from edgekiln.forecast.fitting import anchored
+from edgekiln.forecast.profiles import Spread
 
 Vector = NDArray[np.float64]
 

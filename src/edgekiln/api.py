@@ -14,6 +14,7 @@ from edgekiln.records import Decision, Preprocess
 
 if TYPE_CHECKING:
     from edgekiln.inspection import Inspection
+    from edgekiln.prediction import Predicted
 
 
 def build(
@@ -118,6 +119,30 @@ def inspect(
     shapes = {name: parse_shape(text) for name, text in table.items()}
     job = Job(model=ModelOrder(source=str(model), weights=_text(weights)))
     return look(job, shapes, targets)
+
+
+def predict(
+    model: str | Path,
+    devices: tuple[str, ...] | list[str],
+    *,
+    weights: str | Path | None = None,
+    input_shape: str | dict[str, str] | None = None,
+    target: str | None = None,
+    precision: str | None = None,
+    measured: tuple[str | Path, ...] = (),
+) -> Predicted:
+    """Latency, energy, power and memory of a model on ``devices`` that are not here, each with its interval.
+
+    ``measured`` are files that ``edgekiln calibrate-device`` wrote.
+    """
+    from edgekiln.prediction import predict as look
+
+    given = input_shape or {}
+    table = given if isinstance(given, dict) else {"": given}
+    shapes = {name: parse_shape(text) for name, text in table.items()}
+    job = Job(model=ModelOrder(source=str(model), weights=_text(weights)))
+    files = [Path(path) for path in measured]
+    return look(job, devices, shapes, target=target, precision=precision, measured=files)
 
 
 def _text(path: Any) -> str | None:

@@ -10,13 +10,13 @@ from edgekiln.benching import bench
 from edgekiln.bundle import SUFFIX
 from edgekiln.devices import HOST, load
 from edgekiln.errors import BadInput, NotRunnableHere, did_you_mean
+from edgekiln.forecast.calibration import Anchor, Calibration, calibrate, read, save
+from edgekiln.forecast.latency import ALIASES, Prediction
+from edgekiln.forecast.latency import predict as for_device
 from edgekiln.job import Job
 from edgekiln.model.cost import Cost, cost
 from edgekiln.model.importers import import_model
 from edgekiln.model.workload import Workload, workload
-from edgekiln.predict.calibration import Anchor, Calibration, calibrate, read, save
-from edgekiln.predict.latency import ALIASES, Prediction
-from edgekiln.predict.latency import predict as for_device
 from edgekiln.records import Record
 
 Shapes = Mapping[str, tuple[int, ...]]

@@ -15,10 +15,10 @@ import msgspec
 
 from edgekiln.choose import SQNR_FLOOR_DB, constraints
 from edgekiln.devices import Device
+from edgekiln.forecast.latency import predict
 from edgekiln.intake import Intake
 from edgekiln.job import Job
 from edgekiln.model.workload import Workload
-from edgekiln.predict.latency import predict
 from edgekiln.prove.environment import fingerprint
 from edgekiln.prove.judge import Judged
 from edgekiln.prove.timing import Timing, TimingFailure, timing_evidence

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from edgekiln.predict.calibration import Calibration
-from edgekiln.predict.latency import Prediction
+from edgekiln.forecast.calibration import Calibration
+from edgekiln.forecast.latency import Prediction
 from edgekiln.prediction import Predicted
 from edgekiln.records import Evidence
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgekiln.devices import Device
-from edgekiln.predict.profiles import data
+from edgekiln.forecast.profiles import data
 from edgekiln.records import Evidence
 
 ASSUMED = 1.3

@@ -15,13 +15,13 @@ from typing import Literal
 import numpy as np
 
 from edgekiln.devices import Device
+from edgekiln.forecast.calibration import Calibration
+from edgekiln.forecast.energy import energy
+from edgekiln.forecast.likeness import Likeness, Near, likeness
+from edgekiln.forecast.memory import arena_bytes
+from edgekiln.forecast.profiles import Group, Profile, Run, Spread, data, precisions, profile, runs
+from edgekiln.forecast.terms import amounts, vector
 from edgekiln.model.workload import Workload
-from edgekiln.predict.calibration import Calibration
-from edgekiln.predict.energy import energy
-from edgekiln.predict.likeness import Likeness, Near, likeness
-from edgekiln.predict.memory import arena_bytes
-from edgekiln.predict.profiles import Group, Profile, Run, Spread, data, precisions, profile, runs
-from edgekiln.predict.terms import amounts, vector
 from edgekiln.records import Evidence, Record, Scalar
 
 Basis = Literal["fitted", "carried over", "calibrated", "refused"]

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from edgekiln.predict.profiles import Group, Known, Profile, data
-from edgekiln.predict.terms import FULL, vector
+from edgekiln.forecast.profiles import Group, Known, Profile, data
+from edgekiln.forecast.terms import FULL, vector
 from edgekiln.records import Record
 
 NEAREST = 3

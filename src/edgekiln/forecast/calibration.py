@@ -12,10 +12,10 @@ import numpy as np
 from edgekiln.devices import Device
 from edgekiln.errors import BadInput
 from edgekiln.files import write_json
+from edgekiln.forecast.fitting import anchored
+from edgekiln.forecast.profiles import Profile, data, runs
+from edgekiln.forecast.terms import amounts, vector
 from edgekiln.model.workload import Workload
-from edgekiln.predict.fitting import anchored
-from edgekiln.predict.profiles import Profile, data, runs
-from edgekiln.predict.terms import amounts, vector
 from edgekiln.records import Record
 
 DOING = "calibrating a device"

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from edgekiln.devices import load, load_catalogue
 from edgekiln.errors import BadInput
+from edgekiln.forecast.calibration import Anchor, Calibration, calibrate, read, save
+from edgekiln.forecast.latency import ALIASES, Prediction, predict
+from edgekiln.forecast.profiles import data, precisions, profile, runs
+from edgekiln.forecast.terms import FULL, amounts
 from edgekiln.model.workload import Layer, Workload, workload
-from edgekiln.predict.calibration import Anchor, Calibration, calibrate, read, save
-from edgekiln.predict.latency import ALIASES, Prediction, predict
-from edgekiln.predict.profiles import data, precisions, profile, runs
-from edgekiln.predict.terms import FULL, amounts
 from fakes import networks
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekiln.predict.fitting import anchored, near, non_negative
+from edgekiln.forecast.fitting import anchored, near, non_negative
 
 AMOUNTS = np.array(
     [[10.0, 3.0, 1.0], [40.0, 5.0, 1.0], [5.0, 20.0, 1.0], [80.0, 60.0, 1.0], [20.0, 40.0, 1.0]]
