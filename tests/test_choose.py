@@ -266,7 +266,7 @@ def test_where_no_latency_is_known_the_devices_preferred_target_comes_before_the
     proofs = [one("a", "onnxruntime", 1e6), one("b", "tensorrt", 9e6), one("c", "tensorrt", 5e6)]
     choice = choose("d", proofs, Budget(), ("coreml", "tensorrt", "onnxruntime"))
     assert choice.artifact_id == "c"
-    assert reason(choice, "a") == "no latency is known, and tensorrt comes first on this device"
+    assert reason(choice, "a") == "no latency was measured, and tensorrt comes first on this device"
     assert reason(choice, "b").startswith("larger than")
     assert choose("d", proofs, Budget()).artifact_id == "a"
     assert choose("d", proofs, Budget(size_bytes=2_000_000), ("tensorrt",)).artifact_id == "a"

@@ -19,10 +19,12 @@ SQNR_FLOOR_DB = 20.0
 """Where neither labels nor class decisions exist, error power above 1 % of the signal's is a fault."""
 
 BASIS_LATENCY = "least median latency among those that meet the budget"
-BASIS_SIZE = "no latency is known on this device: its preferred target, then the least size within the budget"
+BASIS_SIZE = (
+    "no latency was measured on this device: its preferred target, then the least size within the budget"
+)
 BASIS_WHOLE = (
-    "no latency is known on this device: its preferred target, there what runs without falling back, then "
-    "the least size within the budget"
+    "no latency was measured on this device: its preferred target, there what runs without falling back, "
+    "then the least size within the budget"
 )
 
 
@@ -125,9 +127,9 @@ def choose(device: str, proofs: Sequence[Proof], budget: Budget, order: Sequence
         elif p.artifact.id in doubtful:
             why = doubtful[p.artifact.id]
         elif p not in preferred:
-            why = f"no latency is known, and {winner.artifact.target} comes first on this device"
+            why = f"no latency was measured, and {winner.artifact.target} comes first on this device"
         elif p not in ranked:
-            why = f"no latency is known, and {_fallback(p)}, while {winner.artifact.recipe} runs whole"
+            why = f"no latency was measured, and {_fallback(p)}, while {winner.artifact.recipe} runs whole"
         elif p in cheap:
             margin = "within this run's spread" if timed else "within 2 %"
             why = f"as cheap as the winner {margin}, but of no higher quality ({quality})"

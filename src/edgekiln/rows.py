@@ -79,7 +79,7 @@ def proofs_of(
         else:
             evidence += _not_measured(m.device)
             if work is not None and (figure := foretold(work, m.device, m.artifact)) is not None:
-                evidence = [figure if e.what == figure.what else e for e in evidence]
+                evidence = [_beside(figure, e) for e in evidence]
         proofs.append(
             Proof(device=m.device.name, artifact=m.artifact, evidence=tuple(evidence), latency_ms=latency)
         )
@@ -106,6 +106,18 @@ def _not_measured(device: Device) -> list[Evidence]:
         ("peak_memory_bytes", "bytes"),
     )
     return [Evidence(what=what, unit=unit, value=None, reason=why) for what, unit in figures]
+
+
+def _beside(figure: Evidence, e: Evidence) -> Evidence:
+    """``figure`` in its own place; where the percentiles are missing, what is predicted instead of them."""
+    if e.what == figure.what:
+        return figure
+    if e.value is not None or not e.what.startswith("latency_") or figure.interval is None:
+        return e
+    low, high = figure.interval
+    return msgspec.structs.replace(
+        e, reason=f"{e.reason}; the median is predicted at {figure.value:.3g} ms ({low:.2g} to {high:.2g})"
+    )
 
 
 def foretold(work: Workload, device: Device, artifact: Artifact) -> Evidence | None:

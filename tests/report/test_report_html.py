@@ -245,7 +245,9 @@ def test_charts_are_described_and_drawn_for_both_widths() -> None:
     assert len(page.all("desc")) == len(drawings)
 
 
-@pytest.mark.parametrize(("latency", "title"), [(8.0, "Latency P50, ms"), (None, "no latency is known here")])
+@pytest.mark.parametrize(
+    ("latency", "title"), [(8.0, "Latency P50, ms"), (None, "no latency was measured here")]
+)
 def test_the_scatter_falls_back_to_size_and_says_so(latency: float | None, title: str) -> None:
     text = Page(render(many(3, p50=latency))).text("tradeoff")
     assert title in text

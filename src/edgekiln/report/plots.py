@@ -58,7 +58,9 @@ def scatter(
     quality = _best_quality(found, decided)
     if quality is None:
         return None, f"No quality figure is known here: {found[0].cells['agreement'].reason}."
-    timed = any(c.cells["latency_p50_ms"].value is not None for c in found)
+    # A prediction ranks nothing, and the front is the decision's own.
+    figures = [c.cells["latency_p50_ms"] for c in found]
+    timed = any(f.value is not None and f.how != "predicted" for f in figures)
     cost = COLUMNS["latency_p50_ms" if timed else "size_bytes"]
     drawn = [
         c for c in found if c.cells[cost.key].value is not None and c.cells[quality.key].value is not None
@@ -66,7 +68,7 @@ def scatter(
     points = [_point(c, cost, quality) for c in drawn]
     if not points:
         return None, "No candidate has both a cost and a quality figure."
-    why = "" if timed else "; no latency is known here"
+    why = "" if timed else "; no latency was measured here"
     x_axis = _axis(cost, drawn, budget, why)
     y_axis = _axis(quality, drawn, budget)
     marked = "; ".join(p.title for p in points)
