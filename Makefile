@@ -3,7 +3,7 @@ PYTHON_IN_VENV := .venv/bin/python
 BENCHMARKS = $(sort $(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo everywhere arm64 test check bench bench-quantisation docs constraints clean
+.PHONY: help setup demo everywhere emulator test check bench bench-quantisation docs constraints clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -19,7 +19,7 @@ everywhere: setup ## build EfficientNet-Lite0 for nine devices, every target amo
 	$(PYTHON_IN_VENV) examples/efficientnet_lite0/data.py
 	.venv/bin/edgekiln build examples/efficientnet_lite0/every_device.toml
 
-arm64: setup ## prepare an emulated arm64 machine, for the tests that run a board's bundle there
+emulator: setup ## prepare an emulated arm64 machine, for the tests that run a board's bundle there
 	scripts/arm64.sh
 
 test: setup ## run all tests

@@ -1,6 +1,6 @@
 """A bundle for an arm64 board, executed as arm64 code: its hashes, golden outputs and predictions, in QEMU.
 
-``scripts/arm64.sh`` prepares the emulated machine; where that was not done these tests are skipped and
+``make emulator`` prepares the emulated machine; where that was not done these tests are skipped and
 say so.
 """
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "arm64.sh"
 READY = (ROOT / "build" / "arm64" / ".ready").exists() and shutil.which("qemu-aarch64-static") is not None
 
-pytestmark = pytest.mark.skipif(not READY, reason="no emulated arm64 machine: run scripts/arm64.sh")
+pytestmark = pytest.mark.skipif(not READY, reason="no emulated arm64 machine: run make emulator")
 
 
 def emulated(*arguments: object) -> subprocess.CompletedProcess[str]:
