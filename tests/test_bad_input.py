@@ -281,7 +281,7 @@ def test_a_job_file_that_is_not_there(work: Kiln) -> None:
     [
         ("--device", "jetson-orin-nano", ("jetson-orin-nano-8gb",)),
         ("--device", "rasberry-pi-5", ("raspberry-pi-5",)),
-        ("--device", "jetson", ("jetson-orin-nano-8gb", "jetson-orin-nx-16gb")),
+        ("--device", "jetson", ("jetson-agx-orin-32gb", "jetson-agx-orin-64gb")),
         ("--device", "../../etc/passwd", ("no such device",)),
         ("--target", "tensort", ("Did you mean 'tensorrt'",)),
         ("--target", "corml", ("coreml",)),
@@ -299,7 +299,7 @@ def test_an_unknown_name_gets_the_near_ones_and_an_odd_figure_its_meaning(
 
 
 def test_devices_gives_the_near_names(work: Kiln) -> None:
-    work("devices", "iphone").refused("iphone", "Did you mean 'iphone-16-pro'")
+    work("devices", "iphone").refused("iphone", "Did you mean 'iphone-15-pro' or 'iphone-16-pro'")
 
 
 def test_pictures_that_would_be_read_from_the_output_folder(work: Kiln) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from edgekiln.choose import BASIS_LATENCY, choose
@@ -63,6 +64,15 @@ def test_a_prediction_proves_nothing(budget: Budget) -> None:
 def test_where_all_may_pass_the_limit_the_rules_without_latency_decide() -> None:
     choice = choose("d", [proof("a", 9e6, 10, 30), proof("b", 1e6, 12, 40)], Budget(latency_p95_ms=20))
     assert (choice.artifact_id, choice.status) == ("b", "unproven")
+
+
+def test_an_artifact_without_a_prediction_is_no_better_than_one_that_may_pass_the_limit() -> None:
+    unknown = proof("unknown", 9e6, 1, 2)
+    unknown = msgspec.structs.replace(
+        unknown, evidence=tuple(e for e in unknown.evidence if e.what != "latency_p50_ms")
+    )
+    choice = choose("d", [unknown, proof("small", 1e6, 10, 30)], Budget(latency_p95_ms=20))
+    assert choice.artifact_id == "small"
 
 
 def test_predictions_do_not_rank() -> None:

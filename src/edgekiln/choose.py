@@ -108,7 +108,7 @@ def choose(device: str, proofs: Sequence[Proof], budget: Budget, order: Sequence
     fit = [p for p in proofs if not broken[p.artifact.id]]
     timed = any(_measured(p) for p in fit or proofs)
     doubtful = {} if timed else _doubtful(fit, checks)
-    if len(doubtful) < len(fit):  # some keep the limit with their whole interval: the others stand back
+    if any(_foretold_within(p, checks) for p in fit):  # then those that may pass the limit stand back
         fit = [p for p in fit if p.artifact.id not in doubtful]
     else:
         doubtful = {}
@@ -165,6 +165,12 @@ def _foretold(proof: Proof, check: Constraint) -> Evidence | None:
     if check.key not in ("latency_p95_ms", "fps") or found is None or found.how != "predicted":
         return None
     return found
+
+
+def _foretold_within(proof: Proof, checks: Sequence[Constraint]) -> bool:
+    """Whether a latency is predicted that keeps its limit with its whole interval."""
+    figures = [(f, c.limit) for c in checks if (f := _foretold(proof, c)) is not None]
+    return bool(figures) and all(f.interval is not None and f.interval[1] <= limit for f, limit in figures)
 
 
 def _doubtful(fit: Sequence[Proof], checks: Sequence[Constraint]) -> dict[str, str]:

@@ -64,7 +64,7 @@ def _ratio(one: Figure | None, first: Figure | None) -> float | None:
         return None
     values = (one.value, first.value)
     above, below = (v if isinstance(v, int | float) and not isinstance(v, bool) else None for v in values)
-    return above / below if above is not None and below else None
+    return above / below if above and below else None
 
 
 def cells(found: Comparison) -> list[tuple[str, ...]]:
