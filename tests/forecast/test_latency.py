@@ -215,9 +215,10 @@ def test_a_file_that_is_no_calibration_is_refused(text: str, tmp_path: Path) -> 
 def test_a_calibration_of_another_version_is_refused(tmp_path: Path) -> None:
     own = calibrate(load("jetson-orin-nx-16gb"), "tensorrt", "fp16", anchors("yolo26m"))
     path = tmp_path / "c.json"
-    save(msgspec.structs.replace(own, coefficients=own.coefficients[:-1]), path)
-    with pytest.raises(BadInput, match="another form"):
-        read(path)
+    for odd in ({"coefficients": own.coefficients[:-1]}, {"like": "no chip"}, {"anchors": {}}):
+        save(msgspec.structs.replace(own, **odd), path)
+        with pytest.raises(BadInput, match="another form"):
+            read(path)
     assert isinstance(own, Calibration)
 
 

@@ -133,7 +133,10 @@ def read(path: Path) -> Calibration:
         cure = "Give a file that `edgekiln calibrate-device` wrote"
         raise BadInput("reading a calibration", path, str(error), cure) from error
     group = data().groups.get(found.group)
-    if group is None or len(group.terms) != len(found.coefficients):
+    known = any(
+        (p.group, p.chip, p.runtime) == (found.group, found.like, found.runtime) for p in data().profiles
+    )
+    if group is None or not known or not found.anchors or len(group.terms) != len(found.coefficients):
         cure = "Run `edgekiln calibrate-device` again with this version"
         raise BadInput("reading a calibration", path, "it is of another form of cost", cure)
     return found

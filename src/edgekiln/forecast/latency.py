@@ -99,7 +99,7 @@ def _published(work: Workload, device: Device, run: Run, precision: str) -> Pred
     assert known is not None, "precisions() names only those that there are"
     group = data().groups[known.group]
     found = amounts(work)
-    value = float(vector(found, group.terms) @ np.array(known.coefficients)) * run.factor
+    value = float(vector(found, group.terms) @ np.array(known.coefficients))
     alike = likeness(found, known, group)
     spread = group.own[precision]
     low, high = spread.low, spread.high
@@ -209,7 +209,7 @@ def _unpredictable(work: Workload, runtime: str, precision: str) -> str:
     if have := sorted(slow & {layer.kind for layer in work.layers}):
         return (
             f"it has {', '.join(have)} layers, which {label} left to the CPU in every published graph: "
-            "those took three to a hundred times what their work explains"
+            "each took more than three times what its work explains"
         )
     return ""
 

@@ -102,8 +102,7 @@ class Run(Record, frozen=True, kw_only=True):
     """A device and target of the catalogue and the published runs that stand for it.
 
     ``how``: ``fitted`` where they are of this device's own chip; ``carried over`` where they are a
-    neighbour's. ``why`` says what makes them stand for it. ``factor`` is what a carried-over latency is
-    multiplied by.
+    neighbour's. ``why`` says what makes them stand for it.
     """
 
     device: str
@@ -113,7 +112,6 @@ class Run(Record, frozen=True, kw_only=True):
     how: Literal["fitted", "carried over"]
     why: str
     mode: str = ""
-    factor: float = 1.0
 
 
 class _Runs(Record, frozen=True, kw_only=True):
