@@ -425,8 +425,22 @@ class Golden(Record, frozen=True, kw_only=True):
     atol: dict[str, float]
 
 
+class Alternate(Record, frozen=True, kw_only=True):
+    """Another artifact of the same model, for when the chosen one fails or is too slow.
+
+    Its files lie below ``alternates/FOLDER/`` of the bundle; ``evidence`` is what was found out about it.
+    """
+
+    artifact: Artifact
+    folder: str
+    evidence: tuple[Evidence, ...] = ()
+
+
 class Manifest(Record, frozen=True, kw_only=True):
-    """``manifest.json`` of a bundle. ``files`` names every other file of the zip except signatures."""
+    """``manifest.json`` of a bundle. ``files`` names every other file of the zip except signatures.
+
+    ``alternates`` take over from ``artifact`` in their order; ``evidence`` is of ``artifact``.
+    """
 
     schema: int
     edgekiln: str
@@ -442,3 +456,5 @@ class Manifest(Record, frozen=True, kw_only=True):
     provenance: dict[str, Scalar]
     files: tuple[FileEntry, ...]
     signatures: tuple[str, ...] = ()
+    alternates: tuple[Alternate, ...] = ()
+    evidence: tuple[Evidence, ...] = ()

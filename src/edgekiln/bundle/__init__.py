@@ -2,6 +2,7 @@
 
 manifest.json        schema, hashes of every other file, signature, artifact, choice, provenance
 model/               the artifact's files
+alternates/NAME/     the files of an artifact that takes over where the chosen one fails or is too slow
 labels.txt           one class name a line, where there are labels
 golden/              recorded inputs and outputs
 app/                 code for apps on the device, and its self-test
@@ -11,12 +12,16 @@ signatures/          reserved: signatures over manifest.json; nothing is signed 
 
 from __future__ import annotations
 
-SCHEMA = 1
+SCHEMA = 2
+READS = (1, 2)
+"""Schema 2 added alternates, and the evidence to the manifest."""
+
 SUFFIX = ".edgekiln"
 MANIFEST = "manifest.json"
 EVIDENCE = "evidence.json"
 LABELS = "labels.txt"
 MODEL_FOLDER = "model"
+ALTERNATES_FOLDER = "alternates"
 GOLDEN_FOLDER = "golden"
 APP_FOLDER = "app"
 SIGNATURES = "signatures/"

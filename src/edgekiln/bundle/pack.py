@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
-from edgekiln.bundle import APP_FOLDER, EVIDENCE, GOLDEN_FOLDER, LABELS, MANIFEST, MODEL_FOLDER, SCHEMA
+from edgekiln.bundle import (
+    ALTERNATES_FOLDER,
+    APP_FOLDER,
+    EVIDENCE,
+    GOLDEN_FOLDER,
+    LABELS,
+    MANIFEST,
+    MODEL_FOLDER,
+    SCHEMA,
+)
 from edgekiln.errors import MachineFault
 from edgekiln.files import sha256_bytes, write_bytes
-from edgekiln.records import Choice, FileEntry, Golden, Manifest, Model, Proof, Scalar
+from edgekiln.records import Alternate, Artifact, Choice, FileEntry, Golden, Manifest, Model, Proof, Scalar
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
@@ -29,23 +38,19 @@ def pack(
     golden_folder: Path | None,
     provenance: Mapping[str, Scalar],
     app: Mapping[str, bytes] | None = None,
+    alternates: Sequence[tuple[Proof, Path]] = (),
 ) -> Manifest:
     """Write the bundle of one chosen artifact to ``path``, whole or not at all.
 
     ``app`` maps paths below the bundle's ``app/`` folder to their content (``bundle.app.files``).
+    ``alternates`` take over from the chosen artifact in their order, each with the folder of its files.
     Raises MachineFault where an artifact's file no longer has the hash that was proved.
     """
-    members: dict[str, bytes] = {}
-    for file in proof.artifact.files:
-        data = (artifact_folder / file.path).read_bytes()
-        if sha256_bytes(data) != file.sha256:
-            raise MachineFault(
-                "packing",
-                file.path,
-                "the file changed after it was proved",
-                "Build again; if it happens twice, check the disk",
-            )
-        members[f"{MODEL_FOLDER}/{file.path}"] = data
+    members = _read(proof.artifact, artifact_folder, MODEL_FOLDER)
+    others = []
+    for at, (other, folder) in enumerate(alternates, 1):
+        others.append(Alternate(artifact=other.artifact, folder=f"{at}", evidence=other.evidence))
+        members |= _read(other.artifact, folder, f"{ALTERNATES_FOLDER}/{at}")
     if model.labels:
         members[LABELS] = ("\n".join(model.labels) + "\n").encode()
     if golden is not None and golden_folder is not None:
@@ -69,10 +74,27 @@ def pack(
         files=tuple(
             FileEntry(path=n, sha256=sha256_bytes(d), size_bytes=len(d)) for n, d in sorted(members.items())
         ),
+        alternates=tuple(others),
+        evidence=proof.evidence,
     )
     members[MANIFEST] = msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=1)
     write_bytes(path, _zip(members))
     return manifest
+
+
+def _read(artifact: Artifact, folder: Path, into: str) -> dict[str, bytes]:
+    members = {}
+    for file in artifact.files:
+        data = (folder / file.path).read_bytes()
+        if sha256_bytes(data) != file.sha256:
+            raise MachineFault(
+                "packing",
+                file.path,
+                "the file changed after it was proved",
+                "Build again; if it happens twice, check the disk",
+            )
+        members[f"{into}/{file.path}"] = data
+    return members
 
 
 def _zip(members: Mapping[str, bytes]) -> bytes:

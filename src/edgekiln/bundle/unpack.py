@@ -9,16 +9,24 @@ import stat
 import struct
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from edgekiln.bundle import GOLDEN_FOLDER, LABELS, MANIFEST, MODEL_FOLDER, SCHEMA, SIGNATURES
+from edgekiln.bundle import (
+    ALTERNATES_FOLDER,
+    GOLDEN_FOLDER,
+    LABELS,
+    MANIFEST,
+    MODEL_FOLDER,
+    READS,
+    SIGNATURES,
+)
 from edgekiln.errors import BadInput
 from edgekiln.files import disk_errors, inside
-from edgekiln.records import FileEntry, Manifest
+from edgekiln.records import Artifact, FileEntry, Manifest
 
 MAX_MANIFEST_BYTES = 16 << 20
 MAX_BUNDLE_BYTES = 16 << 30
@@ -37,6 +45,12 @@ class Opened:
     @property
     def model_folder(self) -> Path:
         return self.folder / MODEL_FOLDER
+
+    @property
+    def artifacts(self) -> tuple[tuple[Artifact, Path], ...]:
+        """The chosen artifact and its alternates, in order, each with the folder of its files."""
+        others = [(a.artifact, self.folder / ALTERNATES_FOLDER / a.folder) for a in self.manifest.alternates]
+        return ((self.manifest.artifact, self.model_folder), *others)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -96,11 +110,11 @@ def _manifest(archive: zipfile.ZipFile, path: Path) -> Manifest:
         raise _broken(path, "it has no readable manifest.json") from error
     try:
         schema = msgspec.json.decode(raw).get("schema")
-        if schema != SCHEMA:
+        if schema not in READS:
             raise BadInput(
                 "opening the bundle",
                 path,
-                f"its schema is {schema!r}, this program reads {SCHEMA}",
+                f"its schema is {schema!r}, this program reads {' and '.join(map(str, READS))}",
                 "Use the edgekiln version that made it, or build it again",
             )
         return msgspec.json.decode(raw, type=Manifest)
@@ -130,30 +144,45 @@ def _check_names(archive: zipfile.ZipFile, manifest: Manifest, path: Path) -> No
 
 
 def _check_covered(manifest: Manifest, path: Path) -> None:
-    """The artifact's files with the hashes that were proved, its labels and golden tensors are all there."""
+    """Every artifact's files with the hashes that were proved, labels and golden tensors are all there."""
     files = {f.path: f for f in manifest.files}
     golden = manifest.golden
     recorded = [golden.inputs, golden.outputs] if golden else []
-    for name in [*files, *(f.path for f in manifest.artifact.files), *recorded]:
-        # "model/" + "/etc/passwd" is inside the folder; the artifact's own "/etc/passwd" is not.
-        pure = PurePosixPath(name)
-        if pure.is_absolute() or ".." in pure.parts or str(pure) != name or name == ".":
-            raise _broken(path, f"'{name}' is no plain path inside the bundle")
-    for file in manifest.artifact.files:
-        held = files.get(f"{MODEL_FOLDER}/{file.path}")
-        if held is None or (held.sha256, held.size_bytes) != (file.sha256, file.size_bytes):
-            raise _broken(path, f"the manifest does not cover its own artifact's '{file.path}'")
+    for name in [*files, *recorded]:
+        _check_path(name, path)
+    _check_artifact(manifest.artifact, MODEL_FOLDER, files, path)
+    for other in manifest.alternates:
+        if "/" in other.folder:
+            raise _broken(path, f"'{other.folder}' is no plain folder name")
+        _check_path(other.folder, path)
+        _check_artifact(other.artifact, f"{ALTERNATES_FOLDER}/{other.folder}", files, path)
+    held = [manifest.artifact.id, *(a.artifact.id for a in manifest.alternates)]
+    if len(set(held)) != len(held):
+        raise _broken(path, "two of its artifacts bear one name")
     needed = [f"{GOLDEN_FOLDER}/{name}" for name in recorded]
     needed += [] if manifest.labels is None else [manifest.labels]
     missing = next((name for name in needed if name not in files), None)
     if missing is not None or manifest.labels not in {None, LABELS}:
         raise _broken(path, f"the manifest does not cover '{missing or manifest.labels}'")
+
+
+def _check_path(name: str, path: Path) -> None:
+    # "model/" + "/etc/passwd" is inside the folder; the artifact's own "/etc/passwd" is not.
+    pure = PurePosixPath(name)
+    if pure.is_absolute() or ".." in pure.parts or str(pure) != name or name == ".":
+        raise _broken(path, f"'{name}' is no plain path inside the bundle")
+
+
+def _check_artifact(artifact: Artifact, folder: str, files: Mapping[str, FileEntry], path: Path) -> None:
+    for file in artifact.files:
+        _check_path(file.path, path)
+        held = files.get(f"{folder}/{file.path}")
+        if held is None or (held.sha256, held.size_bytes) != (file.sha256, file.size_bytes):
+            raise _broken(path, f"the manifest does not cover its own artifact's '{file.path}'")
     # An entry is a file, or a folder of files: a Core ML package is one.
-    entries = {str(p) for f in manifest.artifact.files for p in (f.path, *PurePosixPath(f.path).parents)} - {
-        "."
-    }
-    if manifest.artifact.entry not in entries:
-        raise _broken(path, f"its artifact's entry '{manifest.artifact.entry}' is none of its files")
+    entries = {str(p) for f in artifact.files for p in (f.path, *PurePosixPath(f.path).parents)} - {"."}
+    if artifact.entry not in entries:
+        raise _broken(path, f"its artifact's entry '{artifact.entry}' is none of its files")
 
 
 def _check_plain(info: zipfile.ZipInfo, path: Path) -> None:
