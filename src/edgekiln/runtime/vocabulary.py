@@ -5,11 +5,14 @@ Times (``at_s``, ``now_s``) are seconds of one monotonic clock, real or virtual;
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
 
 import msgspec
+from numpy.typing import NDArray
 
-from edgekiln.records import Record, Scalar
+from edgekiln.records import Artifact, Record, Scalar
 
 Place: TypeAlias = Literal["edge", "cloud"]
 Mode: TypeAlias = Literal["fixed", "adaptive", "edge", "cloud"]
@@ -59,6 +62,20 @@ class Rung(Record, frozen=True, kw_only=True):
     expected_ms: float | None = None
     expected_mj: float | None = None
     memory_bytes: int | None = None
+
+
+class Candidate(Record, frozen=True, kw_only=True):
+    """How a rung of this bundle runs here: ``artifact`` with its files in ``folder``, by ``engine``.
+
+    ``note`` says where the engine stands in for the artifact's own, so that figures are told as emulated.
+    """
+
+    rung: Rung
+    artifact: Artifact
+    folder: str
+    engine: str
+    threads: int
+    note: str = ""
 
 
 class Setting(Record, frozen=True, kw_only=True):
@@ -176,3 +193,18 @@ class Event(Record, frozen=True, kw_only=True):
     why: str = ""
     done: str = ""
     facts: dict[str, Scalar] = msgspec.field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a caller gets for one frame: ``outputs`` by name, who gave them, and how long that took in all.
+
+    ``late`` says that the deadline had passed. ``hops`` are the rungs that were tried before, oldest first.
+    """
+
+    outputs: Mapping[str, NDArray[Any]]
+    rung: str
+    place: Place
+    latency_ms: float
+    late: bool = False
+    hops: tuple[str, ...] = ()
