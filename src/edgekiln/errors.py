@@ -6,7 +6,8 @@
     ├── NotRunnableHere            an artifact whose engine can't execute on this machine
     ├── ConversionFailed           a recipe or target refused the graph: a row in the report
     ├── MachineFault               disk full, worker process died: the machine's fault
-    └── DeviceFault                a device at the other end of a link: unreachable, refused, lost, full
+    ├── DeviceFault                a device at the other end of a link: unreachable, refused, lost, full
+    └── ServerFault                a model server, or the way to it: unreachable, late, refused, wrong
 
 An error says four things: what was being done, to what, why it failed, and the cure. The command
 line prints them on separate lines and never shows a traceback unless ``--debug`` asks for it.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Literal, TypeAlias
 
 
 class EdgekilnError(Exception):
@@ -59,6 +61,35 @@ class MachineFault(EdgekilnError):
 
 class DeviceFault(EdgekilnError):
     """The device that was to be measured, or the way to it, is at fault."""
+
+
+ServerFaultKind: TypeAlias = Literal[
+    "unreachable", "tls", "lost", "late", "cancelled", "busy", "status", "answer", "too-large"
+]
+"""``unreachable``: no connection; ``lost``: it broke; ``late``: no whole answer in time; ``busy``: all calls
+to this server are taken; ``status``: an HTTP status other than 200; ``answer``: not what the protocol or the
+model promises."""
+
+
+class ServerFault(EdgekilnError):
+    """A model server did not answer as it should. ``status`` is the HTTP status where there was one,
+    ``retry_after_s`` the wait that the server asked for."""
+
+    def __init__(
+        self,
+        doing: str,
+        to: object,
+        why: str,
+        cure: str,
+        *,
+        kind: ServerFaultKind,
+        status: int | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(doing, to, why, cure)
+        self.kind: ServerFaultKind = kind
+        self.status = status
+        self.retry_after_s = retry_after_s
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
