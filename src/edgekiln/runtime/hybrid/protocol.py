@@ -164,7 +164,9 @@ def datatype_of(dtype: str) -> str:
         return _NAMES[np.dtype(dtype).newbyteorder("<")]
     except (KeyError, TypeError) as error:
         why = f"the protocol has no name for '{dtype}'"
-        raise BadInput("sending a tensor of", dtype, why, f"Use one of {', '.join(_NAMES.values())}") from error
+        raise BadInput(
+            "sending a tensor of", dtype, why, f"Use one of {', '.join(_NAMES.values())}"
+        ) from error
 
 
 def _datatype(name: str, array: NDArray[Any]) -> str:
@@ -257,9 +259,7 @@ def decode_response(
     return found
 
 
-def check_outputs(
-    found: Mapping[str, NDArray[Any]], wanted: Sequence[TensorSpec], server: str
-) -> None:
+def check_outputs(found: Mapping[str, NDArray[Any]], wanted: Sequence[TensorSpec], server: str) -> None:
     """Raise ServerFault unless ``found`` is exactly what ``wanted`` promises, and finite."""
     if set(found) != {spec.name for spec in wanted}:
         names = ", ".join(spec.name for spec in wanted)
@@ -322,7 +322,9 @@ def _decoded(head: bytes, kind: Any, server: str) -> Any:
     try:
         return msgspec.json.decode(head, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise _bad(server, f"its JSON is not the protocol's ({' '.join(str(error).split())[:200]})") from error
+        raise _bad(
+            server, f"its JSON is not the protocol's ({' '.join(str(error).split())[:200]})"
+        ) from error
 
 
 def _spec(told: _Described, server: str) -> TensorSpec:
@@ -356,10 +358,11 @@ def _from_bytes(tensor: _Tensor, blob: memoryview, count: int, server: str) -> N
         why = f"output '{tensor.name}' has {len(blob)} bytes, its shape needs {count * dtype.itemsize}"
         raise _bad(server, why)
     if tensor.datatype == "BOOL":
-        return np.frombuffer(blob, np.uint8) != 0
+        return np.frombuffer(blob, np.uint8).astype(np.bool_)
     flat = np.frombuffer(blob, dtype)
     if tensor.datatype == "BF16":
-        return (flat.astype(np.uint32) << np.uint32(16)).view(np.float32)
+        widened: NDArray[Any] = (flat.astype(np.uint32) << np.uint32(16)).view(np.float32)
+        return widened
     return flat.astype(dtype.newbyteorder("="))
 
 
@@ -399,7 +402,7 @@ def _from_list(tensor: _Tensor, count: int, server: str) -> NDArray[Any]:
     dtype = np.dtype(object) if tensor.datatype == "BYTES" else _DTYPES[tensor.datatype]
     if any(type(v) not in kind[dtype.kind] for v in values):
         raise _bad(server, f"output '{name}' holds values that are no {tensor.datatype}")
-    if dtype == object:
+    if tensor.datatype == "BYTES":
         values = [v.encode() for v in values]
         items = np.empty(count, object)
         items[:] = values
