@@ -176,7 +176,7 @@ class Client:
     def _answer(
         self, exchange: Exchange, method: str, path: str, headers: dict[str, str], body: bytes
     ) -> Response:
-        """One attempt, and a second where a kept connection turned out to have been closed by the server."""
+        """One attempt; another for each kept connection that turns out to have been closed by the server."""
         while True:
             connection, kept = self._take()
             try:
