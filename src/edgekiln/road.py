@@ -286,7 +286,7 @@ def _proved(device: Device, artifact: Artifact, folder: Path, work: _Work) -> Ma
     def produce(into: Path) -> Judged:
         found = judge(artifact, folder, work.against, threads, this_machine(), into, bound)
         more = [
-            judge_at(size, artifact, folder, against, threads, this_machine(), bound)
+            judge_at(size, artifact, folder, against, threads, this_machine(), bound, work.against)
             for size, against in work.others
         ]
         return msgspec.structs.replace(found, evidence=(*found.evidence, *itertools.chain(*more)))
