@@ -42,11 +42,12 @@ Size = tuple[int, int]
 class Part:
     """One artifact of the bundle; its id is ``ENGINE.RECIPE``.
 
-    ``sizes``: none is SIZE alone; several are one flexible file, or with ``per_size`` one file for each.
-    ``channels`` sets how much it computes, ``seed`` its weights (another seed, other answers). ``quality`` is
-    its ``agreement``, ``quality_at`` that of further sizes; ``ms`` its ``latency_p50_ms`` and ``ms_at`` that
-    of further sizes. ``figures`` are further ones as name: (value, unit), or replace those. ``batch`` may be
-    a name for a dynamic batch. ``graph`` replaces the network; ``options`` are the engine's.
+    ``sizes``: none is the bundle's own (the first part's first, else SIZE); several are one flexible file, or
+    with ``per_size`` one file for each. ``channels`` sets how much it computes, ``seed`` its weights (another
+    seed, other answers). ``quality`` is its ``agreement``, ``quality_at`` that of further sizes; ``ms`` its
+    ``latency_p50_ms`` and ``ms_at`` that of further sizes. ``figures`` are further ones as name: (value,
+    unit), or replace those. ``batch`` may be a name for a dynamic batch. ``graph`` replaces the network;
+    ``options`` are the engine's.
     """
 
     recipe: str
@@ -146,11 +147,14 @@ def runtime_bundle(
     labels: bool = True,
 ) -> Path:
     """Pack ``parts`` into ``path``, the chosen artifact first. A real bundle: hashes, manifest and all."""
+    base = (parts[0].sizes or (SIZE,))[0]
     with TemporaryDirectory() as scratch:
         made = []
         for number, part in enumerate(parts):
             folder = Path(scratch) / str(number)
-            made.append((Proof(device=device, artifact=write(part, folder), evidence=evidence(part)), folder))
+            made.append(
+                (Proof(device=device, artifact=write(part, folder, base), evidence=evidence(part)), folder)
+            )
         (chosen, where), *others = made
         pack(
             path,
@@ -167,9 +171,9 @@ def runtime_bundle(
     return path
 
 
-def write(part: Part, folder: Path) -> Artifact:
-    """The files of ``part`` below ``folder``, and its record."""
-    sizes = part.sizes or (SIZE,)
+def write(part: Part, folder: Path, base: Size = SIZE) -> Artifact:
+    """The files of ``part`` below ``folder``, and its record. ``base`` is its size where it states none."""
+    sizes = part.sizes or (base,)
     if part.per_size:
         named = [f"{h}x{w}" for h, w in sizes]
         entry = [f"{n}/{_save(part, folder / n, size)}" for n, size in zip(named, sizes, strict=True)]
@@ -252,7 +256,7 @@ def _described(part: Part, preprocess: bool, labels: bool) -> Model:
     if graph is not None:
         takes, gives = (
             tuple(d.dim_value or d.dim_param for d in v.type.tensor_type.shape.dim)
-            for v in (graph.input[0], graph.output[0])
+            for v in (graph.graph.input[0], graph.graph.output[0])
         )
     height, width = (int(n) for n in takes[2:4])
     return Model(

@@ -40,14 +40,22 @@ class Runner(Protocol):
     def close(self) -> None: ...
 
 
+class InPlace(Runner, Protocol):
+    """A runner that reads its inputs where the caller has them. ``takes`` is the shape of each input as the
+    loaded artifact states it; None is an open axis."""
+
+    @property
+    def takes(self) -> Mapping[str, tuple[int | None, ...]]: ...
+
+
 @runtime_checkable
 class Bindable(Protocol):
     """A runner of an engine that can work on the caller's own memory."""
 
-    def bind(self) -> Runner | None: ...
+    def bind(self) -> InPlace | None: ...
 
 
-def bind(runner: Runner) -> Runner | None:
+def bind(runner: Runner) -> InPlace | None:
     """The same engine without copies, or None where it has no such path or the artifact's tensors none.
 
     What is given is read where it lies, so every array is C-contiguous, aligned and writeable, and stays as
@@ -119,4 +127,14 @@ def at_size(artifact: Artifact, folder: Path, size: tuple[int, int] | None) -> t
     return one, where
 
 
-__all__ = ["ENGINES", "Arrays", "Bindable", "Runner", "at_size", "bind", "build_command", "open_engine"]
+__all__ = [
+    "ENGINES",
+    "Arrays",
+    "Bindable",
+    "InPlace",
+    "Runner",
+    "at_size",
+    "bind",
+    "build_command",
+    "open_engine",
+]

@@ -64,6 +64,9 @@ class InPlace:
 
         self._session = session
         self._binding = session.io_binding()
+        self.takes = {
+            i.name: tuple(n if isinstance(n, int) else None for n in i.shape) for i in session.get_inputs()
+        }
         self._bound: dict[str, NDArray[Any]] = {}
         self._results: dict[str, NDArray[Any]] = {}
         for output in session.get_outputs():

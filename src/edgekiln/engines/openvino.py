@@ -60,6 +60,7 @@ class _InPlace:
         self, request: Any, bounds: dict[str, list[tuple[int, int]]], outputs: list[tuple[str, Any]]
     ) -> None:
         self._request, self._bounds, self._outputs = request, bounds, outputs
+        self.takes = {port.get_any_name(): _axes(port) for port in request.model_inputs}
         self._bound: dict[str, NDArray[Any]] = {}
 
     def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
@@ -90,6 +91,14 @@ def _is_open(port: Any) -> bool:
 def _bounds(port: Any) -> list[tuple[int, int]]:
     """Least and greatest size of each axis; -1 where there is no greatest."""
     return [(dim.get_min_length(), dim.get_max_length()) for dim in port.partial_shape]
+
+
+def _axes(port: Any) -> tuple[int | None, ...]:
+    """Its shape, None where an axis is open; empty where the rank is."""
+    shape = port.partial_shape
+    if shape.rank.is_dynamic:
+        return ()
+    return tuple(None if dim.is_dynamic else dim.get_length() for dim in shape)
 
 
 def _check_shape(name: str, shape: tuple[int, ...], bounds: list[tuple[int, int]]) -> None:

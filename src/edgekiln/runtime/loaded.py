@@ -1,4 +1,4 @@
-"""An engine with an artifact in it: one call at a time, without copies where it can, warm before it counts."""
+"""An engine with an artifact in it: one call at a time, without copies where it can, warm before its use."""
 
 from __future__ import annotations
 
@@ -30,15 +30,18 @@ class Warmth(Record, frozen=True, kw_only=True):
 
 
 class Loaded:
-    """A runner behind a lock. ``in_place``: its inputs are read and its outputs lie in place (``engines.bind``).
+    """A runner behind a lock. ``in_place``: it reads inputs and leaves outputs in place (``engines.bind``).
 
+    ``file`` is what is loaded, so that rungs of one file share it.
     ``retire`` closes it as soon as no call runs; a call that comes later finds ``runner`` None.
     """
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, file: object = None) -> None:
         bound = bind(runner)
+        self.file = file
         self.lock = threading.Lock()
         self.in_place = bound is not None
+        self.takes = {} if bound is None else bound.takes
         self.runner: Runner | None = runner if bound is None else bound
         self.retired = False
         self.used = 0
@@ -92,7 +95,8 @@ def aligned(shape: Sequence[int], dtype: Any) -> NDArray[Any]:
     size = int(np.prod(shape)) * kind.itemsize
     memory = np.zeros(size + ALIGNMENT_BYTES, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT_BYTES
-    return memory[start : start + size].view(kind).reshape(shape)
+    made: NDArray[Any] = memory[start : start + size].view(kind).reshape(shape)
+    return made
 
 
 def resident_bytes() -> int:

@@ -15,8 +15,7 @@ def fill(spec: Preprocess, frame: NDArray[np.uint8], out: NDArray[Any]) -> None:
     """Write the input tensor of ``frame``, (height, width, 3) RGB of uint8, into ``out``.
 
     ``out`` is one picture of a batch: (C, H, W) or (H, W, C) as ``spec.layout`` says, of ``spec.dtype``. Bit
-    for bit what ``model.preprocess.apply`` gives, without its intermediate copies. Raises BadInput for another
-    kind of frame.
+    for bit what ``model.preprocess.apply`` gives, without its copies. Raises BadInput for another frame.
     """
     from PIL import Image
 
