@@ -521,6 +521,29 @@ def test_a_call_that_outlasts_the_closing_frees_its_engine_itself(tmp_path: Path
     assert loaded.runner is None
 
 
+def test_an_engine_that_can_not_be_closed_keeps_no_other_from_it(tmp_path: Path) -> None:
+    events: list[Event] = []
+    bundle = packed(tmp_path, Part("a"), Part("b"))
+    session = open_session(bundle, every=True, on_event=events.append)
+    folder = session._held.folder
+
+    class Stubborn:
+        def __call__(self, inputs: Any) -> Any:
+            return {}
+
+        def close(self) -> None:
+            raise OSError("the device is gone")
+
+    first, second = session._all.loaded()
+    first.runner = Stubborn()
+    session.close()
+    assert second.runner is None
+    assert not folder.exists()
+    told = [(e.kind, e.what, e.why) for e in events[-2:]]
+    assert told[0] == ("crashed", "onnxruntime.a", "closing its engine fails: the device is gone")
+    assert told[1][0] == "closed"
+
+
 def test_several_threads_get_each_their_own_answers(ladder_bundle: Path) -> None:
     with open_session(ladder_bundle, threads=1, every=True) as session:
         rungs = [r.id for r in session.ladder]

@@ -58,7 +58,8 @@ def build_command(artifact: Artifact, folder: Path) -> Sequence[str] | None:
         path, _ = build_engine.places(trt, folder, engine_folder(), gpu)
     if path.exists():
         return None
-    script = [sys.executable, build_engine.__file__]
+    # -P: its folder is not searched, where this file would be taken for NVIDIA's tensorrt.
+    script = [sys.executable, "-P", build_engine.__file__]
     return [*script, "--folder", str(folder), "--into", str(engine_folder())]
 
 

@@ -44,6 +44,7 @@ class Loaded:
         self.takes = {} if bound is None else bound.takes
         self.runner: Runner | None = runner if bound is None else bound
         self.retired = False
+        self.fault = ""
         self.used = 0
         self.memory_bytes = 0
         self._owner: Runner | None = runner
@@ -60,12 +61,15 @@ class Loaded:
         return True
 
     def close(self) -> None:
-        """Free the engine. Only under the lock."""
+        """Free the engine, only under the lock. What it says to that stands in ``fault``: others go on."""
         runner, owner = self.runner, self._owner
         self.runner = self._owner = None
         for one in (runner, owner):
-            if one is not None:
-                one.close()
+            try:
+                if one is not None:
+                    one.close()
+            except Exception as error:
+                self.fault = str(error) or type(error).__name__
 
 
 def warm(call: Callable[[], object], most_s: float, clock: Callable[[], float] = time.perf_counter) -> Warmth:

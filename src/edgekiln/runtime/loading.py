@@ -241,10 +241,12 @@ class Loading:
 
     def drop(self, loaded: Loaded, wait_s: float) -> None:
         """Close ``loaded`` for all rungs that share it, now or when its call has ended."""
-        for slot in self.slots.values():
-            if slot.loaded is loaded:
-                slot.loaded = None
+        names = [s.id for s in self.slots.values() if s.loaded is loaded]
+        for name in names:
+            self.slots[name].loaded = None
         loaded.retire(wait_s)
+        if loaded.fault:
+            self.tell("crashed", ", ".join(names), f"closing its engine fails: {loaded.fault}")
 
     def slot(self, rung: str | None) -> Slot:
         """The slot of ``rung``, or the one in use. Raises BadInput for a rung that the bundle has not."""
