@@ -268,8 +268,9 @@ class Cuda:
         return (0,)
 
     def cudaStreamCreate(self) -> tuple[int, int]:  # noqa: N802
-        self.streams.add(7)
-        return 0, 7
+        stream = max(self.streams, default=6) + 1
+        self.streams.add(stream)
+        return 0, stream
 
     def cudaStreamSynchronize(self, stream: int) -> tuple[int]:  # noqa: N802
         assert stream in self.streams
