@@ -30,6 +30,8 @@ CONTAINERS = "MP4, MOV, Matroska, WebM, AVI, MPEG-TS, MPEG-PS, FLV or Ogg"
 _HEAD_BYTES = 4096
 _WHOLE = 0.95
 _RETRY_S = 0.02
+_MOST_ODD = 50
+"""So many pictures in a row that are none are a failure, not a stumble."""
 
 
 class Capture(Protocol):
@@ -49,6 +51,8 @@ Open: TypeAlias = Callable[[], Capture]
 def _cv2() -> Any:
     """OpenCV, silenced. Its stubs are passed by: what is used of it stands in ``Capture``."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET; read when FFmpeg is first used
+    # A camera that is pulled out lets one call wait for so many seconds (OpenCV's own choice is 10).
+    os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "5")
     cv2 = importlib.import_module("cv2")
     cv2.setLogLevel(0)
     return cv2
@@ -266,9 +270,7 @@ class Live(_Decoder):
 
     live = True
 
-    def __init__(
-        self, name: str, open_capture: Open, tell: Tell, patience: Patience, cure: str
-    ) -> None:
+    def __init__(self, name: str, open_capture: Open, tell: Tell, patience: Patience, cure: str) -> None:
         super().__init__(name, open_capture)
         self._tell, self._patience, self._cure = tell, patience, cure
         self._grabbed = False
@@ -281,10 +283,13 @@ class Live(_Decoder):
             raise
 
     def read(self) -> Frame | None:
+        odd = 0
         while self._advance():
             frame = self._retrieve(time.monotonic())
             if frame is not None:
                 return frame
+            if (odd := odd + 1) > _MOST_ODD:
+                raise self._fault("reading the source", f"{odd} times in a row it gave what is no picture")
             self._return("it gave what is no picture")
         return None
 

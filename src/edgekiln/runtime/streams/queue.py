@@ -35,7 +35,7 @@ class FrameQueue:
         self.size = size
         self._lossless = lossless
         self._frames: deque[Frame] = deque()
-        self._changed = changed or threading.Condition()
+        self._changed = changed or threading.Condition(threading.RLock())
         self._offered = self._taken = self._dropped = 0
         self._closed = False
 
@@ -77,6 +77,10 @@ class FrameQueue:
     @property
     def waiting(self) -> int:
         return len(self._frames)
+
+    @property
+    def offered(self) -> int:
+        return self._offered
 
     @property
     def oldest_s(self) -> float | None:

@@ -58,7 +58,8 @@ def pick(state: Turns, waiting: Sequence[int], most: int) -> tuple[Turns, tuple[
     over weight); with n equal streams each is served at least once in n turns.
     """
     left, finish, served = list(waiting), list(state.finish), list(state.served)
-    now, turn, picked = state.now, state.turn, []
+    now, turn = state.now, state.turn
+    picked: list[int] = []
     while len(picked) < most and any(left):
         ready = (i for i, count in enumerate(left) if count)
         # Of equals the one that was served longest ago.
@@ -69,9 +70,7 @@ def pick(state: Turns, waiting: Sequence[int], most: int) -> tuple[Turns, tuple[
         served[best] = turn
         left[best] -= 1
         picked.append(best)
-    after = Turns(
-        weights=state.weights, finish=tuple(finish), served=tuple(served), now=now, turn=turn
-    )
+    after = Turns(weights=state.weights, finish=tuple(finish), served=tuple(served), now=now, turn=turn)
     return after, tuple(picked)
 
 

@@ -25,7 +25,7 @@ from edgekiln.runtime.vocabulary import Event
 
 Tell: TypeAlias = Callable[[Event], None]
 Pace: TypeAlias = float | Literal["real", "fast"]
-"""Frames a second of a file or folder; ``real``: as the file says; ``fast``: as fast as they are asked for."""
+"""Frames a second of a file or folder; ``real``: as the file says; ``fast``: as fast as they are read."""
 Kind: TypeAlias = Literal["camera", "url", "folder", "file"]
 
 SCHEMES = ("rtsp", "rtsps", "http", "https")
@@ -41,9 +41,14 @@ class Source(Protocol):
     who is late has missed them; the others wait to be read.
     """
 
-    name: str
-    fps: float | None
-    live: bool
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def fps(self) -> float | None: ...
+
+    @property
+    def live(self) -> bool: ...
 
     def read(self) -> Frame | None:
         """The next frame; None at the end or after ``stop``. Raises EdgekilnError where it fails."""
