@@ -54,7 +54,7 @@ def _cv2() -> Any:
     # A camera that is pulled out lets one call wait for so many seconds (OpenCV's own choice is 10).
     os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "5")
     cv2 = importlib.import_module("cv2")
-    cv2.setLogLevel(0)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     return cv2
 
 
