@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import socket
 import struct
@@ -90,10 +92,8 @@ def test_a_text_that_names_nothing_is_refused_with_a_cure(text: str, why: str) -
 @given(st.text(max_size=40))
 @settings(deadline=None)
 def test_any_text_is_a_place_or_bad_input(text: str) -> None:
-    try:
-        place_of(text)
-    except BadInput as error:
-        assert error.cure
+    with contextlib.suppress(BadInput):
+        assert place_of(text).value
 
 
 def test_a_password_is_never_shown() -> None:
@@ -194,7 +194,7 @@ def test_a_file_at_real_pace_takes_as_long_as_it_plays(video: Path) -> None:
     assert source.fps == 50.0
     started = time.monotonic()
     times = [frame.at_s for frame in all_of(source)]
-    assert 19 / 50 <= time.monotonic() - started
+    assert time.monotonic() - started >= 19 / 50
     assert all(at - times[0] >= i / 50 - 1e-6 for i, at in enumerate(times)), "no frame before its time"
 
 
@@ -367,9 +367,7 @@ def test_a_server_that_goes_for_good_is_given_up_after_the_patience(video: Path)
         source = open_source(f"{address}/cam", patience=SHORT, tell=told.append)
         assert source.read() is not None
     with pytest.raises(DeviceFault, match="no more frames, for"):
-        while source.read() is not None:
-            pass
-    source.close()
+        list(all_of(source))
     assert told[-1].kind == "source-lost"
 
 
@@ -468,4 +466,4 @@ def test_waits_double_up_to_the_most(first: float, most: float) -> None:
     patience = Patience(first_wait_s=first, most_wait_s=most)
     found = [wait for wait, _ in zip(capture.waits(patience), range(12), strict=False)]
     assert found[0] == first
-    assert all(b == min(2 * a, most) for a, b in zip(found, found[1:], strict=False))
+    assert all(b == min(2 * a, most) for a, b in itertools.pairwise(found))
