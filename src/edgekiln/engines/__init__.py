@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import msgspec
 from numpy.typing import NDArray
 
-from edgekiln.errors import BadInput, did_you_mean
+from edgekiln.errors import BadInput, NotRunnableHere, did_you_mean
 from edgekiln.files import inside
 from edgekiln.records import Artifact
 
@@ -92,6 +92,30 @@ def build_command(
     return command
 
 
+def open_concurrent(
+    name: str,
+    artifact: Artifact,
+    folder: Path,
+    threads: int,
+    calls: int,
+    size: tuple[int, int] | None = None,
+) -> tuple[Runner, ...]:
+    """``calls`` runners of one loaded artifact that may be called at the same time, each by one thread.
+
+    They share the weights and ``threads`` threads in all. Raises as ``open_engine``, and NotRunnableHere
+    where the engine has no concurrent calls and more than one is asked for.
+    """
+    if calls == 1 or name not in ENGINES:
+        return (open_engine(name, artifact, folder, threads, size),)
+    one, where = at_size(artifact, folder, size)
+    module = importlib.import_module(ENGINES[name])
+    if not hasattr(module, "open_concurrent"):
+        why = f"the engine {name} answers one call at a time"
+        raise NotRunnableHere("opening", artifact.entry, why, "Open it for one call at a time")
+    runners: tuple[Runner, ...] = module.open_concurrent(one, where, threads, calls)
+    return runners
+
+
 def at_size(artifact: Artifact, folder: Path, size: tuple[int, int] | None) -> tuple[Artifact, Path]:
     """The artifact and folder of one size: as they are where it is flexible or has one size.
 
@@ -136,5 +160,6 @@ __all__ = [
     "at_size",
     "bind",
     "build_command",
+    "open_concurrent",
     "open_engine",
 ]

@@ -158,6 +158,15 @@ def open(artifact: Artifact, folder: Path, threads: int) -> Session:
     return Bound(session) if bound else Session(session)
 
 
+def open_concurrent(artifact: Artifact, folder: Path, threads: int, calls: int) -> tuple[Session, ...]:
+    """``calls`` runners of one session, whose ``run`` may be called from several threads at once.
+
+    Each call gets ``threads`` / ``calls`` threads, rounded down and at least one. Options, errors: ``open``.
+    """
+    first = open(artifact, folder, max(1, threads // calls))
+    return (first, *(type(first)(first._session) for _ in range(calls - 1)))
+
+
 class Settings(Record, frozen=True, kw_only=True):
     """An artifact's options, checked and resolved: plain data that another process or machine can apply.
 

@@ -122,11 +122,17 @@ def open(artifact: Artifact, folder: Path, threads: int) -> _Request:
     Nothing is cached on disk. Raises MissingExtra without openvino; NotRunnableHere when the CPU does not
     compute in the precision asked for or OpenVINO refuses the graph; BadInput for another value of an option.
     """
+    return open_concurrent(artifact, folder, threads, 1)[0]
+
+
+def open_concurrent(artifact: Artifact, folder: Path, threads: int, calls: int) -> tuple[_Request, ...]:
+    """``calls`` inference requests of one compiled model with as many streams: ``threads`` are shared out
+    among them. Options and errors as of ``open``."""
     try:
         import openvino
     except ImportError as error:
         raise MissingExtra("opening with OpenVINO", artifact.entry, "openvino") from error
-    config = compile_config(artifact, threads)
+    config = compile_config(artifact, max(threads, calls)) | {"NUM_STREAMS": str(calls)}
     asked, share = config["INFERENCE_PRECISION_HINT"], switch(artifact, "share_inputs", False)
     core = openvino.Core()
     try:
@@ -144,7 +150,7 @@ def open(artifact: Artifact, folder: Path, threads: int) -> _Request:
             f"Check the graph, or the openvino version (here {openvino.__version__})",
         ) from error
     require_precision(artifact.entry, asked, effective, tuple(capable))
-    return _Request(compiled, names, share)
+    return tuple(_Request(compiled, names, share) for _ in range(calls))
 
 
 def compile_config(artifact: Artifact, threads: int) -> dict[str, str]:

@@ -37,6 +37,15 @@ def open(artifact: Artifact, folder: Path, threads: int) -> _Execution:
     ``threads`` does not apply to a GPU. Raises NotRunnableHere without tensorrt, cuda-python or a GPU, and
     where TensorRT refuses the graph; MachineFault when CUDA fails.
     """
+    return open_concurrent(artifact, folder, threads, 1)[0]
+
+
+def open_concurrent(artifact: Artifact, folder: Path, threads: int, calls: int) -> tuple[_Execution, ...]:
+    """``calls`` execution contexts of one engine, each with a CUDA stream and buffers of its own, so that
+    the GPU may run them at the same time. From TensorRT 10 on contexts share the engine's profiles.
+
+    Errors as of ``open``.
+    """
     del threads
     trt, cudart, gpu = _machine(artifact.entry)
     with _refusals(artifact.entry):
@@ -46,7 +55,15 @@ def open(artifact: Artifact, folder: Path, threads: int) -> _Execution:
     if engine is None:
         cure = f"Delete {path}; it is built anew"
         raise NotRunnableHere(_DOING, artifact.entry, "TensorRT can't read the engine it built", cure)
-    return _Execution(trt, cudart, runtime, engine)
+    opened: list[_Execution] = []
+    try:
+        for _ in range(calls):
+            opened.append(_Execution(trt, cudart, runtime, engine))  # noqa: PERF401 (closed below)
+    except BaseException:
+        for execution in opened:
+            execution.close()
+        raise
+    return tuple(opened)
 
 
 def build_command(artifact: Artifact, folder: Path) -> Sequence[str] | None:

@@ -33,6 +33,8 @@ EventKind: TypeAlias = Literal[
     "corrupt",
     "source-ended",
     "source-failed",
+    "source-lost",
+    "source-returned",
     "sensor-lost",
     "sensor-returned",
     "clock",
