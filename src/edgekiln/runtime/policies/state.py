@@ -1,0 +1,247 @@
+"""What the policies remember from one decision to the next, and how calls change it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from edgekiln.errors import BadInput, did_you_mean
+from edgekiln.records import Record
+from edgekiln.runtime.policies.estimate import (
+    FAILED_TIMES,
+    MEMORY_S,
+    Track,
+    aged,
+    learned,
+    priors,
+    shared_shift,
+    sound,
+)
+from edgekiln.runtime.vocabulary import Call, Goal, Observation, Rung, Setting
+
+HOLD_S = 2.0
+"""How long a rung that was late is left alone, the first time."""
+LONGEST_HOLD_S = 60.0
+TRIAL_HOLDS = 3.0
+"""A rung that fails within so many holds of being taken up should not have been: its hold doubles."""
+WAKE_S = 0.15
+"""A call that ends so soon after a probe may be late because of it."""
+CARRY_S = 0.05
+"""A call that begins so soon after a rung was left may still suffer from its excess (a used-up quota)."""
+KNOWN_S = 300.0
+"""How long what was measured of batches and bursts is believed."""
+LEAST_SHARES = 3
+_SMOOTH = 0.2
+
+
+class Saving(Record, frozen=True, kw_only=True):
+    """What a frame costs in company over what it costs alone: the mean of ``n`` calls, since ``at_s``."""
+
+    ratio: float
+    n: int
+    at_s: float
+
+
+class State(Record, frozen=True, kw_only=True):
+    """Plain data: the live loop and a simulator carry it from decision to decision.
+
+    ``now_s`` is a clock that never goes back, whatever ``seen_s``, the last clock reading, did. ``load`` and
+    ``worst`` are logarithms (see ``estimate``), NaN before the first call. ``asked`` is the rung whose probe
+    was asked for and has not come, ``asks`` times since ``asked_s``; ``probes`` is False where the loop does
+    not make them. ``taken_s`` is when the rung in use was taken up as the better one (minus infinity: it was
+    fled to), ``probed_s`` when the last probe, of ``probed``, ended.
+    """
+
+    goal: Goal
+    rungs: dict[str, Rung]
+    tracks: Mapping[str, Track]
+    setting: Setting
+    now_s: float = 0.0
+    seen_s: float | None = None
+    load: float = math.nan
+    worst: float = 0.0
+    changed_s: float = -math.inf
+    taken_s: float = -math.inf
+    asked: str = ""
+    asks: int = 0
+    asked_s: float = 0.0
+    probes: bool = True
+    probed: str = ""
+    probed_s: float = -math.inf
+    batches: dict[tuple[str, int], Saving] = msgspec.field(default_factory=dict)
+    bursts: dict[tuple[str, int], Saving] = msgspec.field(default_factory=dict)
+    energy_mj: dict[str, float] = msgspec.field(default_factory=dict)
+
+
+def start(goal: Goal, ladder: Sequence[Rung]) -> State:
+    """The state before the first frame: the best rung that the evidence says is in time, else the best.
+
+    Raises BadInput for a ladder without rungs, with two of one name or with a quality that is no number, and
+    for a deadline or percentile that nothing can keep.
+    """
+    doing = "starting to adapt to"
+    if not ladder:
+        why, cure = "the ladder has no rung", "Build the bundle for this device, or give another bundle"
+        raise BadInput(doing, f"{goal.deadline_ms:g} ms", why, cure)
+    twice = [i for i, n in Counter(r.id for r in ladder).items() if n > 1]
+    odd = [r.id for r in ladder if not math.isfinite(r.quality)]
+    if twice or odd:
+        why = "two rungs bear this name" if twice else "its quality is no number"
+        raise BadInput(doing, (twice or odd)[0], why, "Give each rung a name of its own and a finite quality")
+    if not sound(goal.deadline_ms) or not 0 < goal.percentile < 1:
+        why = "the deadline has to be above 0 ms and the percentile between 0 and 1"
+        raise BadInput(doing, f"{goal.deadline_ms:g} ms at {goal.percentile:g}", why, "Give others")
+    edge = [r for r in ladder if r.place == "edge"] or list(ladder)
+    enough = [r for r in edge if r.quality >= goal.least_quality] or edge
+    fits = [r for r in enough if not sound(r.expected_ms) or (r.expected_ms or 0.0) <= goal.deadline_ms]
+    best = max(enough if goal.mode == "fixed" else fits or enough, key=lambda r: r.quality)
+    if not fits and goal.mode != "fixed":
+        best = min(enough, key=lambda r: r.expected_ms or 0.0)
+    return State(
+        goal=goal,
+        rungs={r.id: r for r in ladder},
+        tracks=priors(ladder, goal),
+        setting=Setting(rung=best.id),
+    )
+
+
+def fixed(state: State, rung: str) -> State:
+    """``state`` on ``rung``, as a fallback chose it. Raises BadInput for a rung that the ladder has not."""
+    if rung not in state.rungs:
+        raise BadInput("taking", rung, "the ladder has no such rung", did_you_mean(rung, state.rungs))
+    return msgspec.structs.replace(state, setting=Setting(rung=rung), changed_s=state.now_s)
+
+
+def learn(state: State, seen: Observation) -> State:
+    """The state after the calls in ``seen``. A clock that stands still or goes back moves nothing."""
+    if math.isfinite(seen.now_s):
+        passed = 0.0 if state.seen_s is None else max(0.0, seen.now_s - state.seen_s)
+        state = msgspec.structs.replace(state, now_s=state.now_s + passed, seen_s=seen.now_s)
+    tracks = aged(state.tracks, state.now_s)
+    if tracks is not state.tracks:
+        state = msgspec.structs.replace(state, tracks=tracks)
+    for call in seen.calls:
+        if call.rung in state.tracks:
+            state = _called(state, seen, call)
+    return state
+
+
+def _called(state: State, seen: Observation, call: Call) -> State:
+    """One call's time, energy and, in company, what that saved."""
+    ms, frames = call.latency_ms, max(1, call.batch)
+    setting = state.setting
+    live = call.rung == setting.rung and (frames == 1 or setting.batch > 1)
+    if not call.ok:
+        ms = max(ms if sound(ms) else 0.0, FAILED_TIMES * state.goal.deadline_ms)
+    if not sound(ms):
+        return state
+    age = seen.now_s - call.at_s
+    at_s = state.now_s - (max(0.0, age) if math.isfinite(age) else 0.0)
+    if not live:
+        state = msgspec.structs.replace(state, probed=call.rung, probed_s=at_s, asked="", asks=0, probes=True)
+    if frames > 1 and call.ok:
+        state, ms = _shared(state, call.rung, frames, ms, at_s)
+        if not live:
+            return state
+    state = _timed(state, seen, call.rung, ms, at_s, live)
+    return _spent(state, call, frames, at_s, live)
+
+
+def _timed(state: State, seen: Observation, rung: str, ms: float, at_s: float, live: bool) -> State:
+    """A frame's time alone goes into its rung's track; one that is late refuses a rung that is not in use."""
+    late = ms + seen.overhead_ms > state.goal.deadline_ms
+    if live and late and state.probed != rung and 0 <= at_s - state.probed_s <= WAKE_S:
+        # The probe before it took its time (a quota, a busy core): the probed rung costs too much just now.
+        return refused(state, state.probed, harm=True)
+    here, shared = state.tracks[rung], shared_shift(state.tracks)
+    if live and late and state.taken_s == -math.inf and _carried(state, here, at_s - ms * 1e-3):
+        return state
+    memory_s = max(MEMORY_S, 8e-3 * (seen.interval_ms or 0.0))
+    load = state.load
+    if here.remote:
+        load = math.nan if here.shift is None else 0.0
+    made, found = learned(here, at_s, ms, state.goal.percentile, load, shared, memory_s)
+    change: dict[str, object] = {"tracks": {**state.tracks, rung: made}}
+    if live and not here.remote:
+        change |= {"load": found, "worst": found + math.log(made.peak_ms / made.recent_ms)}
+    state = msgspec.structs.replace(state, **change)
+    return refused(state, rung, harm=False) if late and not live else state
+
+
+def _carried(state: State, here: Track, began_s: float) -> bool:
+    """Whether a call is the first since its rung was fled to, and began right then."""
+    first = not here.samples or here.samples[-1][0] <= state.changed_s
+    return first and began_s - state.changed_s <= CARRY_S
+
+
+def left(state: State, seen: Observation) -> State:
+    """The rung in use is left: it is refused where it was late, with harm where it was on trial."""
+    rung = state.setting.rung
+    here = state.tracks[rung]
+    if not here.samples or here.high_ms + seen.overhead_ms <= state.goal.deadline_ms:
+        return state
+    trial_s = TRIAL_HOLDS * max(HOLD_S, here.hold_s)
+    if state.now_s - state.taken_s < trial_s:
+        return refused(state, rung, harm=True)
+    fresh = msgspec.structs.replace(here, hold_s=HOLD_S)
+    return refused(msgspec.structs.replace(state, tracks={**state.tracks, rung: fresh}), rung, harm=False)
+
+
+def refused(state: State, rung: str, harm: bool) -> State:
+    """``rung`` is left alone for its hold; where trying it did harm, for twice as long as the last time."""
+    here = state.tracks[rung]
+    hold_s = min(LONGEST_HOLD_S, 2 * here.hold_s) if harm and here.hold_s else max(HOLD_S, here.hold_s)
+    late_ms = max(here.high_ms if here.samples else 0.0, FAILED_TIMES * state.goal.deadline_ms)
+    made = msgspec.structs.replace(
+        here,
+        hold_s=hold_s,
+        samples=here.samples or ((state.now_s, late_ms),),
+        high_ms=late_ms if not here.samples or harm else here.high_ms,
+        valid_until_s=state.now_s + hold_s,
+    )
+    return msgspec.structs.replace(state, tracks={**state.tracks, rung: made})
+
+
+def _shared(state: State, rung: str, frames: int, ms: float, at_s: float) -> tuple[State, float]:
+    """What a batch saved, by its first calls; later ones tell of the load. And a frame's time alone."""
+    known, track = state.batches.get((rung, frames)), state.tracks[rung]
+    if not track.samples or (known is not None and known.n >= 4 * LEAST_SHARES):
+        return state, ms / frames / (known.ratio if known else 1.0)
+    ratio = ms / frames / track.recent_ms
+    made = _mean(known, ratio, at_s)
+    return msgspec.structs.replace(state, batches={**state.batches, (rung, frames): made}), track.recent_ms
+
+
+def _spent(state: State, call: Call, frames: int, at_s: float, live: bool) -> State:
+    """The energy of a frame, alone or, where the setting in use gathers, in a burst."""
+    spent = call.energy_mj
+    if spent is None or not math.isfinite(spent) or spent <= 0 or frames > 1 or not call.ok:
+        return state
+    alone, burst = state.energy_mj.get(call.rung), state.setting.burst
+    if live and burst > 1:
+        if alone is None:
+            return state
+        made = _mean(state.bursts.get((call.rung, burst)), spent / alone, at_s)
+        return msgspec.structs.replace(state, bursts={**state.bursts, (call.rung, burst): made})
+    mean = spent if alone is None else alone + _SMOOTH * (spent - alone)
+    return msgspec.structs.replace(state, energy_mj={**state.energy_mj, call.rung: mean})
+
+
+def _mean(known: Saving | None, ratio: float, at_s: float) -> Saving:
+    if known is None or at_s - known.at_s > KNOWN_S:
+        return Saving(ratio=ratio, n=1, at_s=at_s)
+    return Saving(ratio=known.ratio + (ratio - known.ratio) / (known.n + 1), n=known.n + 1, at_s=known.at_s)
+
+
+def ratios(
+    savings: Mapping[tuple[str, int], Saving], now_s: float, each: int
+) -> dict[tuple[str, int], float]:
+    """Those of enough calls (``each`` per frame in company) that are not too old to be believed."""
+    return {
+        key: s.ratio
+        for key, s in savings.items()
+        if s.n >= max(LEAST_SHARES, each * key[1]) and now_s - s.at_s <= KNOWN_S
+    }
