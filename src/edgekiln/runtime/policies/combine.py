@@ -131,5 +131,5 @@ def _after(state: State, seen: Observation, choice: Choice, changed: bool) -> St
     if changed:
         change |= {"setting": setting, "changed_s": state.now_s}
         if setting.rung != state.setting.rung:
-            change["taken_s"] = -math.inf if choice.move == "leave" else state.now_s
+            change["fled"] = choice.move == "leave"
     return msgspec.structs.replace(state, **change) if change else state

@@ -17,7 +17,7 @@ from edgekiln.records import Record
 from edgekiln.runtime.policies import batch, burst
 from edgekiln.runtime.policies.estimate import FEW
 from edgekiln.runtime.policies.plan import MARGIN, Plan, View
-from edgekiln.runtime.policies.state import HOLD_S, State
+from edgekiln.runtime.policies.state import HOLD_S, State, may_try
 from edgekiln.runtime.vocabulary import Setting
 
 PROOF = 3
@@ -176,6 +176,8 @@ def _towards(state: State, view: View, target: Plan, here: Plan) -> Choice | Non
     why = f"{target.setting.rung} is foretold {target.latency_ms:.1f} of {view.goal.deadline_ms:.4g} ms"
     if target.setting.rung == here.setting.rung:
         return Choice(move="improve", plan=target, why=why) if waited >= DWELL_S else None
+    if not may_try(state, target.setting.rung):
+        return None
     if target.n >= PROOF:
         return Choice(move="improve", plan=target, why=f"{why} after {target.n} calls")
     if state.probes and _idle(view, target, here):

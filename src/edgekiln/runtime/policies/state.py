@@ -15,6 +15,7 @@ from edgekiln.runtime.policies.estimate import (
     MEMORY_S,
     Track,
     aged,
+    base,
     learned,
     priors,
     shared_shift,
@@ -24,9 +25,15 @@ from edgekiln.runtime.vocabulary import Call, Goal, Observation, Rung, Setting
 
 HOLD_S = 2.0
 """How long a rung that was late is left alone, the first time."""
-LONGEST_HOLD_S = 60.0
-TRIAL_HOLDS = 3.0
-"""A rung that fails within so many holds of being taken up should not have been: its hold doubles."""
+TRIAL_S = 1.5
+"""A rung that fails so soon after it was taken up should not have been."""
+LONGEST_S = 60.0
+"""A refusal older than this says nothing; no hold is longer."""
+LATE_AT_ONCE = 10
+HARM_FRAMES = 6.0
+DEFAULT_INTERVAL_MS = 50.0
+BUDGET_FRAMES = 3.0
+"""Late frames are counted over so many frames for each one that the percentile lets be late."""
 WAKE_S = 0.15
 """A call that ends so soon after a probe may be late because of it."""
 CARRY_S = 0.05
@@ -51,8 +58,8 @@ class State(Record, frozen=True, kw_only=True):
     ``now_s`` is a clock that never goes back, whatever ``seen_s``, the last clock reading, did. ``load`` and
     ``worst`` are logarithms (see ``estimate``), NaN before the first call. ``asked`` is the rung whose probe
     was asked for and has not come, ``asks`` times since ``asked_s``; ``probes`` is False where the loop does
-    not make them. ``taken_s`` is when the rung in use was taken up as the better one (minus infinity: it was
-    fled to), ``probed_s`` when the last probe, of ``probed``, ended.
+    not make them. ``probed_s`` is when the last probe, of ``probed``, ended. ``fled``: the rung in use was
+    taken because another was late. ``late_share`` is the share of late frames lately.
     """
 
     goal: Goal
@@ -64,7 +71,8 @@ class State(Record, frozen=True, kw_only=True):
     load: float = math.nan
     worst: float = 0.0
     changed_s: float = -math.inf
-    taken_s: float = -math.inf
+    fled: bool = False
+    late_share: float = 0.0
     asked: str = ""
     asks: int = 0
     asked_s: float = 0.0
@@ -146,18 +154,22 @@ def _called(state: State, seen: Observation, call: Call) -> State:
         state, ms = _shared(state, call.rung, frames, ms, at_s)
         if not live:
             return state
-    state = _timed(state, seen, call.rung, ms, at_s, live)
+    state = _timed(state, seen, call.rung, ms, frames, at_s, live)
     return _spent(state, call, frames, at_s, live)
 
 
-def _timed(state: State, seen: Observation, rung: str, ms: float, at_s: float, live: bool) -> State:
+def _timed(
+    state: State, seen: Observation, rung: str, ms: float, frames: int, at_s: float, live: bool
+) -> State:
     """A frame's time alone goes into its rung's track; one that is late refuses a rung that is not in use."""
     late = ms + seen.overhead_ms > state.goal.deadline_ms
+    if live:
+        state = msgspec.structs.replace(state, late_share=_counted(state, seen, late, ms, frames))
     if live and late and state.probed != rung and 0 <= at_s - state.probed_s <= WAKE_S:
         # The probe before it took its time (a quota, a busy core): the probed rung costs too much just now.
-        return refused(state, state.probed, harm=True)
+        return refused(state, seen, state.probed, harm=True)
     here, shared = state.tracks[rung], shared_shift(state.tracks)
-    if live and late and state.taken_s == -math.inf and _carried(state, here, at_s - ms * 1e-3):
+    if live and late and state.fled and _carried(state, here, at_s - ms * 1e-3):
         return state
     memory_s = max(MEMORY_S, 8e-3 * (seen.interval_ms or 0.0))
     load = state.load
@@ -168,7 +180,7 @@ def _timed(state: State, seen: Observation, rung: str, ms: float, at_s: float, l
     if live and not here.remote:
         change |= {"load": found, "worst": found + math.log(made.peak_ms / made.recent_ms)}
     state = msgspec.structs.replace(state, **change)
-    return refused(state, rung, harm=False) if late and not live else state
+    return refused(state, seen, rung) if late and not live else state
 
 
 def _carried(state: State, here: Track, began_s: float) -> bool:
@@ -177,32 +189,64 @@ def _carried(state: State, here: Track, began_s: float) -> bool:
     return first and began_s - state.changed_s <= CARRY_S
 
 
+def refused(state: State, seen: Observation, rung: str, harm: bool = False) -> State:
+    """``rung`` is left alone for its hold, which doubles where trying it did ``harm`` to live frames.
+
+    It grows until trials, at three late frames each, use up half of what the percentile lets be late.
+    """
+    here = state.tracks[rung]
+    longest_s = HARM_FRAMES / (1 - state.goal.percentile) * 1e-3 * (seen.interval_ms or DEFAULT_INTERVAL_MS)
+    hold_s = min(2 * here.hold_s, max(HOLD_S, min(longest_s, LONGEST_S))) if harm else here.hold_s
+    high_ms = here.high_ms if here.samples else 0.0
+    if high_ms + seen.overhead_ms <= state.goal.deadline_ms:
+        high_ms = FAILED_TIMES * state.goal.deadline_ms
+    made = msgspec.structs.replace(
+        here,
+        samples=here.samples or ((state.now_s, high_ms),),
+        high_ms=high_ms,
+        hold_s=max(HOLD_S, hold_s),
+        refused_s=state.now_s,
+        valid_until_s=state.now_s + max(HOLD_S, hold_s),
+    )
+    return msgspec.structs.replace(state, tracks={**state.tracks, rung: made})
+
+
 def left(state: State, seen: Observation) -> State:
-    """The rung in use is left: it is refused where it was late, with harm where it was on trial."""
-    rung = state.setting.rung
+    """The state where the rung in use is being left: refused if it was late, with harm if just taken up."""
+    rung, lasted_s = state.setting.rung, state.now_s - state.changed_s
     here = state.tracks[rung]
     if not here.samples or here.high_ms + seen.overhead_ms <= state.goal.deadline_ms:
         return state
-    trial_s = TRIAL_HOLDS * max(HOLD_S, here.hold_s)
-    if state.now_s - state.taken_s < trial_s:
-        return refused(state, rung, harm=True)
-    fresh = msgspec.structs.replace(here, hold_s=HOLD_S)
-    return refused(msgspec.structs.replace(state, tracks={**state.tracks, rung: fresh}), rung, harm=False)
+    if lasted_s < TRIAL_S and not state.fled:
+        return refused(state, seen, rung, harm=True)
+    fresh = {**state.tracks, rung: msgspec.structs.replace(here, hold_s=HOLD_S)}
+    return refused(msgspec.structs.replace(state, tracks=fresh), seen, rung)
 
 
-def refused(state: State, rung: str, harm: bool) -> State:
-    """``rung`` is left alone for its hold; where trying it did harm, for twice as long as the last time."""
-    here = state.tracks[rung]
-    hold_s = min(LONGEST_HOLD_S, 2 * here.hold_s) if harm and here.hold_s else max(HOLD_S, here.hold_s)
-    late_ms = max(here.high_ms if here.samples else 0.0, FAILED_TIMES * state.goal.deadline_ms)
-    made = msgspec.structs.replace(
-        here,
-        hold_s=hold_s,
-        samples=here.samples or ((state.now_s, late_ms),),
-        high_ms=late_ms if not here.samples or harm else here.high_ms,
-        valid_until_s=state.now_s + hold_s,
-    )
-    return msgspec.structs.replace(state, tracks={**state.tracks, rung: made})
+def may_try(state: State, target: str) -> bool:
+    """Whether the frames that were late lately leave room for a trial that may make others so.
+
+    A rung that costs less than any that was refused in the last minute may always be tried; others while
+    late frames are at most a third of what the goal's percentile allows.
+    """
+    if state.late_share <= (1 - state.goal.percentile) / 3:
+        return True
+    shared, since_s = shared_shift(state.tracks), state.now_s - LONGEST_S
+    cost = base(state.tracks[target], shared)
+    return all(t.refused_s < since_s or base(t, shared) > cost for t in state.tracks.values())
+
+
+def _counted(state: State, seen: Observation, late: bool, ms: float, frames: int) -> float:
+    """The share of late frames, faded over ``BUDGET_FRAMES`` for each that may be late.
+
+    A call that takes so long that others come meanwhile makes those late as well.
+    """
+    goal = state.goal
+    kept = 0.0
+    if late and seen.interval_ms:
+        kept = min(LATE_AT_ONCE, (ms - goal.deadline_ms) // seen.interval_ms)
+    fade = min(1.0, (frames + max(0.0, kept)) * (1 - goal.percentile) / BUDGET_FRAMES)
+    return state.late_share + fade * (float(late) - state.late_share)
 
 
 def _shared(state: State, rung: str, frames: int, ms: float, at_s: float) -> tuple[State, float]:
