@@ -28,7 +28,9 @@ def answer(latency_ms: float, rung: str = "int8@224x224", **more: object) -> Ans
     return Answer(outputs={}, rung=rung, place="edge", latency_ms=latency_ms, **more)  # type: ignore[arg-type]
 
 
-def hot_session(seconds: int = 120, seed: int = 1) -> Iterator[tuple[Metrics, float]]:
+def hot_session(
+    seconds: int = 120, streams: tuple[str, ...] = STREAMS, seed: int = 1
+) -> Iterator[tuple[Metrics, float]]:
     """A board that nears its trip point, goes down the ladder and comes back; a look every second."""
     source = random.Random(seed)
     metrics = Metrics(GOAL, LADDER, idle_watts=3.0)
@@ -49,7 +51,7 @@ def hot_session(seconds: int = 120, seed: int = 1) -> Iterator[tuple[Metrics, fl
                 Event(at_s=float(second), kind="hung", what="openvino", why="no answer", done="restarted")
             )
         for frame in range(30):
-            stream = STREAMS[frame % 2]
+            stream = streams[frame % len(streams)]
             metrics.frame_in(stream)
             base = (30.0, 24.0, 18.0)[at] * (1 + 0.9 * max(0.0, share - 0.3) * (share < 0.75))
             took = base * source.lognormvariate(0, 0.12)

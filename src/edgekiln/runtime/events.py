@@ -299,13 +299,18 @@ class _File:
 
 def encoded(line: Line) -> bytes:
     """``line`` as JSON with a line feed. Raises ValueError where it is longer than a reader takes."""
-    try:
-        made = msgspec.json.encode(line) + b"\n"
-    except UnicodeEncodeError:  # a file name that is no text
-        made = json.dumps(msgspec.to_builtins(line), ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+    made = json_line(line)
     if len(made) > LONGEST_LINE_BYTES:
         raise ValueError(f"the line has {len(made):,} bytes")
     return made
+
+
+def json_line(record: object) -> bytes:
+    """A record on one line, with its line feed; of a file name that is no text, what is none becomes "?"."""
+    try:
+        return msgspec.json.encode(record) + b"\n"
+    except UnicodeEncodeError:
+        return json.dumps(msgspec.to_builtins(record), ensure_ascii=False).encode("utf-8", "replace") + b"\n"
 
 
 def read(path: Path) -> Reading:
