@@ -209,8 +209,8 @@ def _learned(model: Thermal, at_s: float, temperature_c: float, given: float, st
 
 
 def _smoothed(before: float, now: float, step: float) -> float:
-    """A second's worth of smoothing takes the rounding off and hardly any of the heat."""
-    return now + (before - now) * math.exp(-step / 1.0)
+    """Two seconds of smoothing take the rounding off and hardly any of the heat."""
+    return now + (before - now) * math.exp(-step / 2.0)
 
 
 @functools.lru_cache(maxsize=64)
