@@ -29,7 +29,7 @@ from edgekiln.runtime.vocabulary import Allowance, Event, Goal, Health
 Footing: TypeAlias = Literal["free", "forecast", "reactive", "blind"]
 """What an allowance rests on: nothing limits it, the model, the reactive rule, or a sensor that is gone."""
 
-MARGIN_C = 3.0
+MARGIN_C = 2.0
 AHEAD_S = (2.0, 5.0, 10.0, 20.0, 40.0, 60.0)
 DOUBT = 1.0
 """A forecast counts with so many of its standard deviations on top."""
