@@ -1,7 +1,8 @@
-"""Policies that can be simulated: one small protocol, the project's own behind it, and the static and reactive ones.
+"""Policies that can be simulated: one small protocol, the project's own behind it, and the static and
+reactive ones.
 
-The reactive one is what mobile frameworks do: it goes down a rung once the clock has fallen or frames were late, and
-tries the rung above after a while in which neither happened.
+The reactive one is what mobile frameworks do: it goes down a rung once the clock has fallen or frames were
+late, and tries the rung above after a while in which neither happened.
 """
 
 from __future__ import annotations
@@ -74,7 +75,9 @@ class Reactive:
     governed: bool = False
 
     def start(self, goal: Goal, ladder: Sequence[Rung]) -> _Following:
-        return _Following(goal=goal, ladder=tuple(r.id for r in sorted(ladder, key=lambda rung: -rung.quality)))
+        return _Following(
+            goal=goal, ladder=tuple(r.id for r in sorted(ladder, key=lambda rung: -rung.quality))
+        )
 
     def decide(self, state: _Following, seen: Observation) -> tuple[_Following, Choice]:
         clock = seen.health.clock_share if seen.health is not None else None

@@ -1,8 +1,8 @@
 """A device in virtual time: heat in a die and its case, a kernel that throttles, power, a battery, latencies.
 
-Heat is a Cauer network of two nodes, stepped exactly for constant input (matrix exponential). The kernel's governor is
-Linux's step-wise one: at or above the trip point a rising temperature costs a step of the clock, below it a falling
-one gives a step back.
+Heat is a Cauer network of two nodes, stepped exactly for constant input (matrix exponential). The kernel's
+governor is Linux's step-wise one: at or above the trip point a rising temperature costs a step of the clock,
+below it a falling one gives a step back.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class Step(Record, frozen=True, kw_only=True):
 
 
 class Profile(Record, frozen=True, kw_only=True):
-    """A device as the simulator knows it. ``fps`` and ``deadline_ms`` are of the load that its ladder is meant for."""
+    """A device as the simulator knows it. ``fps`` and ``deadline_ms`` are of the load that its ladder is
+    meant for."""
 
     title: str
     device: str
@@ -145,7 +146,9 @@ class Device:
 
     def __init__(self, held: Profile, *, mode: str, ambient_c: float, step_s: float, seed: int) -> None:
         if mode not in held.modes:
-            raise BadInput("simulating", mode, f"{held.title} has no such mode", did_you_mean(mode, held.modes))
+            raise BadInput(
+                "simulating", mode, f"{held.title} has no such mode", did_you_mean(mode, held.modes)
+            )
         value = held.value
         self.idle, self.active, self.exponent = (
             value("idle_watts"),
@@ -167,7 +170,7 @@ class Device:
         self.clock = self._cap
         random = np.random.default_rng(seed)
         jitter = np.exp(random.normal(0.0, value("jitter"), 8191))
-        jitter[:: TAIL_EVERY] *= random.uniform(1.2, TAIL_TIMES, len(jitter[:: TAIL_EVERY]))
+        jitter[::TAIL_EVERY] *= random.uniform(1.2, TAIL_TIMES, len(jitter[::TAIL_EVERY]))
         random.shuffle(jitter)
         self._jitter: list[float] = jitter.tolist()
         self._seen: list[float] = random.normal(0.0, self._noise, 4093).tolist()

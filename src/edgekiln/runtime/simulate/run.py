@@ -1,8 +1,9 @@
-"""Hours of a device in seconds: the runtime's own policies and governor against a device model in virtual time.
+"""Hours of a device in seconds: the runtime's own policies and governor against a device model in virtual
+time.
 
-Nothing here waits or asks a clock: the same seed gives the same result. Frames are simulated one by one, decisions
-fall every ``TICK_S``, the governor looks every ``LOOK_S``. The engine takes one call at a time and the newest frame
-that waits; an older one that waits still is dropped, as the runtime's bounded queue does it.
+Nothing here waits or asks a clock: the same seed gives the same result. Frames are simulated one by one,
+decisions fall every ``TICK_S``, the governor looks every ``LOOK_S``. The engine takes one call at a time and
+the newest frame that waits; an older one that waits still is dropped, as the runtime's bounded queue does it.
 """
 
 from __future__ import annotations
@@ -42,11 +43,11 @@ class Row(Record, frozen=True, kw_only=True):
 class Result(Record, frozen=True, kw_only=True):
     """What a simulation found; ``how`` is always ``simulated``, and ``assumptions`` names what it rests on.
 
-    ``frames`` came: ``answered`` of them, ``in_time`` of those within the deadline; ``dropped`` waited too long and
-    ``skipped`` were left out on purpose (every n-th). ``deadline_share`` is of the frames that were to be answered.
-    ``mean_quality`` is of the answered frames; ``useful_quality`` counts in-time answers alone, per frame that came:
-    the one figure that nothing can be traded against. ``max_temperature_c`` is the die's, ``throttled_s`` the time in
-    which the kernel had lowered the clock.
+    ``frames`` came: ``answered`` of them, ``in_time`` of those within the deadline; ``dropped`` waited too
+    long and ``skipped`` were left out on purpose (every n-th). ``deadline_share`` is of the frames that were
+    to be answered. ``mean_quality`` is of the answered frames; ``useful_quality`` counts in-time answers
+    alone, per frame that came: the one figure that nothing can be traded against. ``max_temperature_c`` is
+    the die's, ``throttled_s`` the time in which the kernel had lowered the clock.
     """
 
     how: Literal["simulated"]
@@ -88,8 +89,8 @@ def simulate(
 ) -> Result:
     """``seconds`` of virtual time. ``mode`` is a power mode of the device, by default its first.
 
-    ``goal.fps`` (by default the profile's) times the trace's factor is the rate of frames. Raises BadInput for a
-    mode or a ladder that can't be used.
+    ``goal.fps`` (by default the profile's) times the trace's factor is the rate of frames. Raises BadInput
+    for a mode or a ladder that can't be used.
     """
     run = _Run(device, ladder, goal, policy, trace, seed, mode or next(iter(device.modes)))
     ticks = round(seconds / TICK_S)
@@ -184,7 +185,8 @@ class _Run:
             self._serve(max(self.free, self.waiting[-1]))
 
     def _serve(self, start: float) -> None:
-        """All that waits, on the rung in use: in one call, or one after another where they were gathered to idle."""
+        """All that waits, on the rung in use: in one call, or one after another where they were gathered to
+        idle."""
         setting, load = self.setting, self.moment.load
         batched = setting.batch > 1
         ms = self.ms[setting.rung]
@@ -212,9 +214,7 @@ class _Run:
             took = self.device.latency_ms(self.ms[self.probe.rung] * self.probe.batch, load)
             start += took / 1e3
             self.work += took / 1e3
-            self.calls.append(
-                Call(at_s=start, rung=self.probe.rung, batch=self.probe.batch, latency_ms=took)
-            )
+            self.calls.append(Call(at_s=start, rung=self.probe.rung, batch=self.probe.batch, latency_ms=took))
             self.probe = None
         self.free = start
 
@@ -224,7 +224,11 @@ class _Run:
         """What the machine's sensors say, and what the governor makes of it."""
         device = self.device
         passed = self.now if self.health is None else self.now - self.health.at_s
-        charge = None if device.battery_j is None or not device.capacity_j else device.battery_j / device.capacity_j
+        charge = (
+            None
+            if device.battery_j is None or not device.capacity_j
+            else device.battery_j / device.capacity_j
+        )
         self.health = Health(
             at_s=self.now,
             temperature_c=device.seen_c(),
@@ -294,7 +298,11 @@ class _Run:
 
     def result(self, seconds: float) -> Result:
         device = self.device
-        charge = None if device.battery_j is None or not device.capacity_j else device.battery_j / device.capacity_j
+        charge = (
+            None
+            if device.battery_j is None or not device.capacity_j
+            else device.battery_j / device.capacity_j
+        )
         wanted = self.answered + self.dropped
         return Result(
             how="simulated",

@@ -49,7 +49,8 @@ def warm_day(seconds: float, mild_c: float = 25.0, hot_c: float = 38.0) -> Trace
 
 
 def crowded(seconds: float, seed: int, ambient_c: float = 30.0) -> Trace:
-    """Others that take a fifth to half of the compute for half a minute or so, and a faster source for a minute."""
+    """Others that take a fifth to half of the compute for half a minute or so, and a faster source for a
+    minute."""
     random = np.random.default_rng(seed)
     moments, now = [Moment(at_s=0.0, ambient_c=ambient_c)], 0.0
     while (now := now + float(random.uniform(40.0, 120.0))) < seconds:
