@@ -9,6 +9,8 @@ import msgspec
 from edgekiln.runtime.policies.plan import Plan, View
 
 _SLACK = 1e-9
+MARGIN = 0.96
+"""A rung to be taken up keeps the allowance by so much, or the noise of its time would take it back at once."""
 
 
 def busy_share(view: View, plan: Plan, every: int) -> float | None:
@@ -38,7 +40,8 @@ def marked(view: View, plans: Sequence[Plan]) -> Sequence[Plan]:
 
 def _marked(view: View, plan: Plan) -> Plan:
     allowed, busy, power = view.seen.allowance, plan.busy_share, plan.power_watts
-    if busy is not None and busy > allowed.busy_share + _SLACK:
+    here = plan.setting == view.current or allowed.busy_share >= 1.0
+    if busy is not None and busy > allowed.busy_share * (1.0 if here else MARGIN) + _SLACK:
         what = f"{busy:.0%} busy, {allowed.busy_share:.0%} allowed"
     elif power is not None and allowed.power_watts is not None and power > allowed.power_watts + _SLACK:
         what = f"{power:.1f} W, {allowed.power_watts:.1f} W allowed"
