@@ -20,6 +20,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Literal, TypeAlias
+
+EngineFaultKind: TypeAlias = Literal[
+    "crashed", "hung", "timeout", "memory", "not-finite", "refused", "accelerator-lost"
+]
 
 
 class EdgekilnError(Exception):
@@ -62,10 +67,9 @@ class MachineFault(EdgekilnError):
 
 
 class EngineFault(MachineFault):
-    """An engine failed in mid-run. ``kind`` is crashed, hung, timeout, memory, not-finite, refused or
-    accelerator-lost."""
+    """An engine failed in mid-run, in the way that ``kind`` says."""
 
-    def __init__(self, kind: str, to: object, why: str, cure: str) -> None:
+    def __init__(self, kind: EngineFaultKind, to: object, why: str, cure: str) -> None:
         super().__init__("running", to, why, cure)
         self.kind = kind
 

@@ -62,15 +62,13 @@ class Fault(Record, frozen=True, kw_only=True):
 def fault_of(error: BaseException) -> Fault:
     """The kind and the reason of an engine's error."""
     if isinstance(error, EngineFault):
-        kinds: dict[str, EventKind] = {
-            k: k  # type: ignore[misc]
-            for k in ("crashed", "hung", "timeout", "memory", "not-finite", "refused", "accelerator-lost")
-        }
-        return Fault(kind=kinds.get(error.kind, "crashed"), why=error.why)
+        return Fault(kind=error.kind, why=error.why)
     if isinstance(error, Corrupt):
         return Fault(kind="corrupt", why=error.why)
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    why = error.why if isinstance(error, EdgekilnError) else f"{type(error).__name__}: {'; '.join(lines[-2:])}"
+    why = (
+        error.why if isinstance(error, EdgekilnError) else f"{type(error).__name__}: {'; '.join(lines[-2:])}"
+    )
     if isinstance(error, MemoryError) or is_memory_text(str(error)):
         return Fault(kind="memory", why=why)
     return Fault(kind="accelerator-lost" if is_accelerator_text(str(error)) else "refused", why=why)

@@ -58,9 +58,14 @@ class Isolated:
         self._id, self._limit_s = candidate.rung.id, limit_s
         self._ends = threading.Lock()
         self._ooms, self._buffer, self._calls = _oom_kills(), b"", 0
-        self._inputs, self._outputs = block("edgekiln-inputs", most_bytes), block("edgekiln-outputs", most_bytes)
+        self._inputs, self._outputs = (
+            block("edgekiln-inputs", most_bytes),
+            block("edgekiln-outputs", most_bytes),
+        )
         self._said: BinaryIO = tempfile.TemporaryFile("ab+")  # noqa: SIM115 (closed by close)
-        self._life, self._wire = -1, None
+        self._life = -1
+        self._wire: socket.socket | None = None
+        self._child: subprocess.Popen[bytes] | None = None
         try:
             self._start(command, candidate.threads)
             request = Open(candidate=candidate, memory_bytes=memory_bytes, most_bytes=most_bytes)
@@ -70,7 +75,6 @@ class Isolated:
             raise
 
     def _start(self, command: Sequence[str], threads: int) -> None:
-        self._child: subprocess.Popen[bytes] | None = None
         self._wire, theirs = socket.socketpair()
         life, self._life = os.pipe()
         handles = (theirs.fileno(), life, self._inputs.handle, self._outputs.handle)
@@ -128,6 +132,9 @@ class Isolated:
             raise self._crashed() from None
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise self._garbled(str(error)) from error
+        except BaseException:  # Ctrl-C: the answer would come to the next call
+            self.kill()
+            raise
         if isinstance(answer, Refused):
             raise _refused(answer, self._id, opening=isinstance(request, Open))
         if not isinstance(answer, expected):
@@ -153,7 +160,8 @@ class Isolated:
         code = self.kill(wait_s=1.0)
         said = self.last_words()
         words = f"; its last words: {said[-1]}" if said else ""
-        if code == -signal.SIGKILL and _oom_kills() > self._ooms or is_memory_text(" ".join(said)):
+        by_kernel = code == -signal.SIGKILL and _oom_kills() > self._ooms
+        if by_kernel or is_memory_text(" ".join(said)):
             why = "memory ran out and the engine's process was ended"
             return EngineFault("memory", self._id, why + words, "Free some memory, or use a smaller artifact")
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

@@ -71,7 +71,11 @@ class Block:
         """
         end = 0
         for one in placed:
-            if one.offset < 0 or any(axis < 0 for axis in one.shape) or np.dtype(one.dtype).kind not in _PLAIN:
+            if (
+                one.offset < 0
+                or any(axis < 0 for axis in one.shape)
+                or np.dtype(one.dtype).kind not in _PLAIN
+            ):
                 raise _outside(one.name)
             end = max(end, one.offset + one.size_bytes)
         if end > self._size:
