@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from typing import Literal, TypeAlias
 
 EngineFaultKind: TypeAlias = Literal[
-    "crashed", "hung", "timeout", "memory", "not-finite", "refused", "accelerator-lost"
+    "crashed", "hung", "timeout", "memory", "refused", "accelerator-lost", "closed"
 ]
 
 

@@ -48,6 +48,9 @@ class Rules(Record, frozen=True, kw_only=True):
     reserve: float = 0.25
 
 
+RULES = Rules()
+
+
 class Standing(Record, frozen=True, kw_only=True):
     """A candidate's record. ``failures`` in a row; it rests until ``until_s``; ``falls`` are the times of its
     recent failures after a success. ``mean_ms`` and ``deviation_ms`` of its calls, None before the first."""
@@ -67,7 +70,7 @@ class Standing(Record, frozen=True, kw_only=True):
         return now_s < self.demoted_until_s
 
 
-def backoff(failures: int, seed: str, rules: Rules = Rules()) -> float:
+def backoff(failures: int, seed: str, rules: Rules = RULES) -> float:
     """Seconds of rest after the ``failures``-th failure in a row: doubled each time up to ``most_s``.
 
     Half of it is jitter from ``seed`` ("equal jitter"), so that many devices that lost one server or power
@@ -77,7 +80,7 @@ def backoff(failures: int, seed: str, rules: Rules = Rules()) -> float:
     return whole * (0.5 + 0.5 * random.Random(f"{seed}/{failures}").random())
 
 
-def failed(standing: Standing, now_s: float, seed: str, rules: Rules = Rules()) -> Standing:
+def failed(standing: Standing, now_s: float, seed: str, rules: Rules = RULES) -> Standing:
     """After a failure at ``now_s``: it rests, and is demoted where it keeps falling."""
     failures = standing.failures + 1
     until = now_s + backoff(failures, seed, rules)
@@ -97,7 +100,7 @@ def failed(standing: Standing, now_s: float, seed: str, rules: Rules = Rules()) 
     )
 
 
-def answered(standing: Standing, now_s: float, latency_ms: float, rules: Rules = Rules()) -> Standing:
+def answered(standing: Standing, now_s: float, latency_ms: float, rules: Rules = RULES) -> Standing:
     """After an answer: no rest any more. Old falls and demotions are forgiven after a quiet window."""
     known = timed(standing, latency_ms)
     if not (standing.failures or standing.falls or standing.demotions):
@@ -124,6 +127,15 @@ def timed(standing: Standing, latency_ms: float) -> Standing:
     return msgspec.structs.replace(standing, mean_ms=mean + _GAIN * error, deviation_ms=deviation)
 
 
+def passed_over(standing: Standing) -> Standing:
+    """After it was left out because its need did not fit: one stall must not shut it out for good."""
+    if standing.mean_ms is None:
+        return standing
+    return msgspec.structs.replace(
+        standing, mean_ms=0.98 * standing.mean_ms, deviation_ms=0.98 * standing.deviation_ms
+    )
+
+
 def need_ms(standing: Standing, expected_ms: float | None) -> float | None:
     """What a call should be given: learned here, else from the bundle's figure, else None."""
     if standing.mean_ms is not None:
@@ -134,8 +146,10 @@ def need_ms(standing: Standing, expected_ms: float | None) -> float | None:
 def order(
     names: Sequence[str], standings: Mapping[str, Standing], preferred: str | None, now_s: float
 ) -> list[str]:
-    """The order in which candidates are asked: ``preferred``, then the bundle's order; after those the demoted
-    ones; last those that rest, the soonest to come back first: a call that may succeed beats none."""
+    """The order in which candidates are asked: ``preferred``, then the bundle's order, then the demoted ones.
+
+    Last come those that rest, the soonest to come back first: a call that may succeed beats none.
+    """
 
     def rank(name: str) -> tuple[int, float, bool]:
         standing = standings[name]

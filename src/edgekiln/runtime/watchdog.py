@@ -102,7 +102,7 @@ class Threaded:
             raise _late(limit_s, "the engine was busy with another call")
         if self._ended or self._runner is None:
             self._turn.release()
-            raise EngineFault("crashed", "the engine", "it was closed meanwhile", "Call again")
+            raise EngineFault("closed", "the engine", "it was closed meanwhile", "Call again")
         self.since_s = self._clock()
         if self._direct:
             try:
@@ -111,7 +111,7 @@ class Threaded:
                 self.since_s = None
                 self._turn.release()
         job = self._job = _Job(inputs)
-        self._go.release()
+        self._wake()
         if not job.done.acquire(timeout=max(0.0, until - self._clock())):
             with _giving_up:
                 if self._job is job:
@@ -130,7 +130,10 @@ class Threaded:
         kill = getattr(self._runner, "kill", None)
         if busy and kill is not None:
             kill()
-        with contextlib.suppress(RuntimeError):  # released already
+        self._wake()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(RuntimeError):  # by close and a call at the same moment: once is enough
             self._go.release()
 
     def _live(self) -> None:
@@ -149,9 +152,11 @@ class Threaded:
             job = self._job
             if job is not None:
                 self._work(runner, job)
-            if self._ended:
+            # A caller who has the turn will hand over a job yet; a direct one is in the engine.
+            if self._ended and self._turn.acquire(blocking=self._direct):
                 break
         self._runner = None
+        self._turn.release()
         with contextlib.suppress(Exception):
             runner.close()
 
