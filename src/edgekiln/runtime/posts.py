@@ -8,19 +8,28 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 from edgekiln.engines import Arrays, Runner
 from edgekiln.errors import Corrupt
+from edgekiln.records import Record
 from edgekiln.runtime.faults import Stamp, check_files, stamps
+from edgekiln.runtime.seat import Seat
 from edgekiln.runtime.standing import Standing
 from edgekiln.runtime.vocabulary import Candidate
-from edgekiln.runtime.watchdog import Seat
 
 Seating: TypeAlias = Callable[[Callable[[], Runner], Callable[[], None], bool], Seat]
 """From how to open an engine, whom to tell when it is open, and whether it is a process of its own."""
 Key: TypeAlias = tuple[str, str, tuple[int, int] | None]
 _WARM_CALLS = 2
+
+
+class Damage(Record, frozen=True, kw_only=True):
+    """``in_place``: the very file that the engine opened has other content; else another lies in its place,
+    or none."""
+
+    in_place: bool
+    why: str
 
 
 @dataclass(slots=True)
@@ -76,9 +85,8 @@ class Post:
             raise
         return runner
 
-    def damage(self) -> tuple[Literal["in-place", "elsewhere"], str] | None:
-        """What became of the files since they were opened, told once. ``in-place``: the very file that the
-        engine opened has other content. ``elsewhere``: another lies in its place, or none."""
+    def damage(self) -> Damage | None:
+        """What became of the files since they were opened, told once; None where they are as they were."""
         now = stamps(self.candidate)
         if now in (self.files, self.noted):
             return None
@@ -90,7 +98,7 @@ class Post:
                 a is not None and b is not None and a != b and a[:2] == b[:2]
                 for a, b in zip(self.files, now, strict=True)
             )
-            return ("in-place" if same else "elsewhere"), error.why
+            return Damage(in_place=same, why=error.why)
         return None
 
 

@@ -1,182 +1,187 @@
-"""An engine on a thread of its own, so that its caller can stop waiting for it.
+"""The background work behind a chain: opens engines, notices those that hang, die or lose their files.
 
-A thread can't be killed. Where an engine inside this process hangs, its thread is abandoned; where it is a
-process (``runtime.isolated``), the process is killed and the thread comes back.
+All of it happens off the callers' time. Nothing that may take long is done under the lock that they need:
+hashing, killing and telling come after it.
 """
 
 from __future__ import annotations
 
-import _thread
-import contextlib
 import threading
-import time
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeAlias
 
-from numpy.typing import NDArray
+from edgekiln.runtime import standing as rule
+from edgekiln.runtime.faults import Fault, fault_of
+from edgekiln.runtime.journal import Journal
+from edgekiln.runtime.posts import Damage, Post
+from edgekiln.runtime.seat import Seat
+from edgekiln.runtime.standing import Rules
 
-from edgekiln.engines import Arrays, Runner
-from edgekiln.errors import EngineFault
-
-
-class Seat(Protocol):
-    """An engine that is being opened, open, or broken, with a time limit on each call.
-
-    ``broken`` is why it did not open. ``since_s`` is when the call in progress (or the opening) began, None
-    when it idles; ``stuck`` says that the caller of that call stopped waiting.
-    """
-
-    broken: BaseException | None
-    since_s: float | None
-    stuck: bool
-
-    @property
-    def ready(self) -> bool: ...
-
-    @property
-    def alive(self) -> bool: ...
-
-    def call(self, inputs: Arrays, limit_s: float) -> dict[str, NDArray[Any]]: ...
-
-    def close(self) -> None: ...
+Isolate: TypeAlias = Literal["never", "after-hang", "always"]
+_TICK_S = 0.25
+_LEAST_S = 0.01
 
 
-class _Job:
-    """One call, from the caller's thread to the engine's and back."""
+class Watchdog:
+    """Keeps ``posts`` (engines, the best first) manned.
 
-    __slots__ = ("done", "error", "given_up", "inputs", "outputs")
-
-    def __init__(self, inputs: Arrays) -> None:
-        self.inputs: Arrays | None = inputs
-        self.outputs: dict[str, NDArray[Any]] | None = None
-        self.error: BaseException | None = None
-        self.given_up = False
-        self.done = _thread.allocate_lock()
-        self.done.acquire()
-
-
-class Threaded:
-    """``open``'s runner on a daemon thread: opened, called and closed there.
-
-    ``changed`` is called (on that thread) when it is open or broken. With ``direct`` calls run on the
-    caller's own thread: that saves the hand-over, and the caller of a call that hangs hangs with it.
+    ``lock`` guards posts and whatever its owner puts under it; it is notified when an engine was opened or
+    refused. ``opened`` is called under it, once per opening. A failed engine is opened again after
+    ``standing.backoff``.
     """
 
     def __init__(
         self,
-        open: Callable[[], Runner],
-        changed: Callable[[], None] = lambda: None,
+        posts: Sequence[Post],
+        journal: Journal,
         *,
-        direct: bool = False,
-        clock: Callable[[], float] = time.monotonic,
-        name: str = "edgekiln-engine",
+        rules: Rules,
+        seed: str,
+        isolate: Isolate,
+        opened: Callable[[Post], None],
     ) -> None:
-        self._open, self._changed, self._direct, self._clock = open, changed, direct, clock
-        self._runner: Runner | None = None
-        self.broken: BaseException | None = None
-        self.since_s: float | None = clock()
-        self.stuck = False
-        self._ended = False
-        self._turn = _thread.allocate_lock()
-        self._turn.acquire()  # until it is open
-        self._go = _thread.allocate_lock()
-        self._go.acquire()
-        self._job: _Job | None = None
-        threading.Thread(target=self._live, daemon=True, name=name).start()
+        self.lock = threading.Condition()
+        self._posts, self._journal, self._rules = tuple(posts), journal, rules
+        self._seed, self._isolate, self._opened = seed, isolate, opened
+        self._leaving: list[Seat] = []
+        self._closed = False
+        self._nudge = threading.Event()
+        self._thread = threading.Thread(target=self._live, daemon=True, name="edgekiln-watchdog")
+
+    def start(self) -> None:
+        self._thread.start()
 
     @property
-    def ready(self) -> bool:
-        return self._runner is not None and not self._ended
+    def awake(self) -> bool:
+        """Whether engines come up by themselves, so that it makes sense to wait for one."""
+        return self._thread.is_alive() and not self._closed
 
-    @property
-    def alive(self) -> bool:
-        """False where the engine is a process that has ended while nobody called it."""
-        runner = self._runner
-        return self._ended or runner is None or bool(getattr(runner, "alive", lambda: True)())
+    def nudge(self) -> None:
+        """Have a look now."""
+        self._nudge.set()
 
-    def call(self, inputs: Arrays, limit_s: float) -> dict[str, NDArray[Any]]:
-        """The engine's outputs. Raises what the engine raises, and EngineFault of kind ``timeout`` where it
-        has no answer within ``limit_s`` seconds, waiting for its turn included."""
-        until = self._clock() + limit_s
-        if not self._turn.acquire(timeout=max(0.0, limit_s)):
-            raise _late(limit_s, "the engine was busy with another call")
-        if self._ended or self._runner is None:
-            self._turn.release()
-            raise EngineFault("closed", "the engine", "it was closed meanwhile", "Call again")
-        self.since_s = self._clock()
-        if self._direct:
-            try:
-                return self._runner(inputs)
-            finally:
-                self.since_s = None
-                self._turn.release()
-        job = self._job = _Job(inputs)
-        self._wake()
-        if not job.done.acquire(timeout=max(0.0, until - self._clock())):
-            with _giving_up:
-                if self._job is job:
-                    job.given_up = self.stuck = True
-            if job.given_up:
-                raise _late(limit_s, "the engine did not answer")
-        if job.error is not None:
-            raise job.error
-        assert job.outputs is not None
-        return job.outputs
+    def tend(self) -> float:
+        """One round; seconds until the next is due."""
+        with self.lock:
+            if self._closed:
+                return _TICK_S
+            now = self._journal.now()
+            for post in self._posts:
+                self._look(post, now)
+            self._open_due(now)
+            looks = [(p, p.seat) for p in self._posts if self._files_due(p, now)]
+        found = [(post, seat, damage) for post, seat in looks if (damage := post.damage()) is not None]
+        with self.lock:
+            for post, seat, damage in found:
+                if post.seat is seat:
+                    self._damaged(post, damage)
+            rests = [p.standing.until_s - self._journal.now() for p in self._posts if p.seat is None]
+        self._dismiss()
+        self._journal.tell_all()
+        return max(_LEAST_S, min([_TICK_S, *(s for s in rests if s > 0)]))
+
+    def vacate(self, post: Post, fault: Fault) -> None:
+        """Take the engine out of service; the next round closes it, and opens it anew when its rest is over.
+        Under the lock."""
+        seat, post.seat, post.opening, post.why = post.seat, None, False, fault.why
+        now = self._journal.now()
+        post.standing = rule.failed(post.standing, now, f"{self._seed}//{post.name}", self._rules)
+        if seat is not None:
+            self._leaving.append(seat)
+        self._nudge.set()
 
     def close(self) -> None:
-        """Close the engine once it is idle; kill it where it is a process that is not. Never waits."""
-        self._ended = True
-        busy = self.since_s is not None
-        kill = getattr(self._runner, "kill", None)
-        if busy and kill is not None:
-            kill()
-        self._wake()
+        """Close every engine, without waiting for those that hang. Safe to call twice."""
+        with self.lock:
+            self._closed = True
+            for post in self._posts:
+                if post.seat is not None:
+                    self._leaving.append(post.seat)
+                    post.seat = None
+            self.lock.notify_all()
+        self._nudge.set()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join()
+        self._dismiss()
+        self._journal.tell_all()
 
-    def _wake(self) -> None:
-        with contextlib.suppress(RuntimeError):  # by close and a call at the same moment: once is enough
-            self._go.release()
+    # ------------------------------------------------------------ one round
+
+    def _look(self, post: Post, now: float) -> None:
+        seat, rules = post.seat, self._rules
+        if seat is None:
+            return
+        if seat.broken is not None:
+            self._lose(post, fault_of(seat.broken))
+            return
+        if post.opening and seat.ready:
+            post.opening, post.next_look_s = False, now + rules.files_every_s
+            self._opened(post)
+            done = "in a process of its own" if post.apart else "in this process"
+            self._journal.note("opened", post.name, "it is of the best that are well, or was asked for", done)
+        busy_s = 0.0 if seat.since_s is None else now - seat.since_s
+        if busy_s > (rules.open_s if post.opening else rules.hung_ms / 1e3):
+            what = "opening it" if post.opening else "its call"
+            self._hung(post, f"{what} has taken {busy_s:.1f} s")
+        elif not seat.alive:
+            self._lose(post, Fault(kind="crashed", why="its process ended while it was idle"))
+
+    def _hung(self, post: Post, why: str) -> None:
+        """A process is killed. A thread can't be: it is left alone, and ends itself if it ever comes back."""
+        done = "its process was killed and is started again"
+        if not post.apart:
+            done = "its thread is abandoned"
+            if self._isolate != "never":
+                post.apart = True
+                done += "; a process of its own takes its place"
+        self._journal.note("hung", post.name, why, done)
+        self.vacate(post, Fault(kind="hung", why=why))
+
+    def _lose(self, post: Post, fault: Fault) -> None:
+        self.vacate(post, fault)
+        rest = post.standing.until_s - self._journal.now()
+        done = f"opened again in {rest:.2f} s"
+        self._journal.note(fault.kind, post.name, fault.why, done, failures=post.standing.failures)
+
+    def _files_due(self, post: Post, now: float) -> bool:
+        if post.seat is None or post.opening or now < post.next_look_s:
+            return False
+        post.next_look_s = now + self._rules.files_every_s
+        return True
+
+    def _damaged(self, post: Post, damage: Damage) -> None:
+        if damage.in_place:  # the engine may have the file mapped: its numbers are no longer the model's
+            self._lose(post, Fault(kind="corrupt", why=damage.why))
+        else:
+            done = "the open engine holds the old file and goes on; it can't be opened again"
+            self._journal.note("corrupt", post.name, damage.why, done)
+
+    def _open_due(self, now: float) -> None:
+        """Open the best engines, ``standby`` of them beyond the first that is well, and those asked for."""
+        needed = 1 + self._rules.standby
+        for post in self._posts:
+            if post.seat is None and (needed > 0 or post.wanted) and now >= post.standing.until_s:
+                post.open(self._came_up)
+            if post.seat is not None and not post.standing.failures:
+                needed -= 1
+
+    def _came_up(self) -> None:
+        self._nudge.set()
+        with self.lock:
+            self.lock.notify_all()
+
+    def _dismiss(self) -> None:
+        while self._leaving:
+            self._leaving.pop().close()
 
     def _live(self) -> None:
-        try:
-            runner = self._open()
-        except BaseException as error:
-            self.broken, self.since_s = error, None
-            self._turn.release()
-            self._changed()
-            return
-        self._runner, self.since_s = runner, None
-        self._turn.release()
-        self._changed()
-        while True:
-            self._go.acquire()
-            job = self._job
-            if job is not None:
-                self._work(runner, job)
-            # A caller who has the turn will hand over a job yet; a direct one is in the engine.
-            if self._ended and self._turn.acquire(blocking=self._direct):
-                break
-        self._runner = None
-        self._turn.release()
-        with contextlib.suppress(Exception):
-            runner.close()
-
-    def _work(self, runner: Runner, job: _Job) -> None:
-        assert job.inputs is not None
-        try:
-            job.outputs = runner(job.inputs)
-        except BaseException as error:
-            job.error = error
-        job.inputs = None
-        with _giving_up:
-            self._job, self.since_s, self.stuck = None, None, False
-        job.done.release()
-        self._turn.release()
-
-
-_giving_up = threading.Lock()
-"""Held for a few instructions: a call is either answered or given up, never both."""
-
-
-def _late(limit_s: float, why: str) -> EngineFault:
-    cure = "Allow more time, or use a quicker artifact"
-    return EngineFault("timeout", "the engine", f"{why} within {limit_s * 1e3:.1f} ms", cure)
+        while not self._closed:
+            try:
+                wait = self.tend()
+            except Exception as error:  # whatever it is, the next round must come
+                self._journal.note(
+                    "crashed", "the watchdog", f"{type(error).__name__}: {error}", "it goes on"
+                )
+                wait = _TICK_S
+            self._nudge.wait(wait)
+            self._nudge.clear()
