@@ -31,6 +31,7 @@ EventKind: TypeAlias = Literal[
     "memory",
     "not-finite",
     "corrupt",
+    "accelerator-lost",
     "source-ended",
     "source-failed",
     "source-lost",
