@@ -10,7 +10,8 @@
     ├── DeviceFault                a device at the other end of a link: unreachable, refused, lost, full
     ├── Corrupt                    a file that is not, or no longer, what its record says
     ├── NoAnswer                   everything that could answer failed
-    └── DeadlineMissed             nothing answered in time
+    ├── DeadlineMissed             nothing answered in time
+    └── ServerFault                a model server, or the way to it: unreachable, late, refused, wrong
 
 An error says four things: what was being done, to what, why it failed, and the cure. The command
 line prints them on separate lines and never shows a traceback unless ``--debug`` asks for it.
@@ -88,6 +89,35 @@ class NoAnswer(EdgekilnError):
 
 class DeadlineMissed(EdgekilnError):
     """The deadline passed before any candidate answered."""
+
+
+ServerFaultKind: TypeAlias = Literal[
+    "unreachable", "tls", "lost", "late", "cancelled", "busy", "status", "answer", "too-large"
+]
+"""``unreachable``: no connection; ``lost``: it broke; ``late``: no whole answer in time; ``busy``: all calls
+to this server are taken; ``status``: an HTTP status other than 200; ``answer``: not what the protocol or the
+model promises."""
+
+
+class ServerFault(EdgekilnError):
+    """A model server did not answer as it should. ``status`` is the HTTP status where there was one,
+    ``retry_after_s`` the wait that the server asked for."""
+
+    def __init__(
+        self,
+        doing: str,
+        to: object,
+        why: str,
+        cure: str,
+        *,
+        kind: ServerFaultKind,
+        status: int | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(doing, to, why, cure)
+        self.kind: ServerFaultKind = kind
+        self.status = status
+        self.retry_after_s = retry_after_s
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -2,8 +2,8 @@
 
 ``environment(folder)`` makes the packages (``tensorrt_module``'s stand-ins) and the driver's library
 (compiled from ``cpp/cuda_library.c``) below ``folder``, and gives the variables of a process that lives
-there. Children of that process live there too, which is how an engine is built beside a session. While the file
-``hold`` lies in ``folder`` a build does not end; with the file ``refuse`` TensorRT refuses every graph.
+there. Children of that process live there too, which is how an engine is built beside a session. While the
+file ``hold`` lies in ``folder`` a build does not end; with the file ``refuse`` TensorRT refuses every graph.
 """
 
 from __future__ import annotations
