@@ -6,7 +6,11 @@
     ├── NotRunnableHere            an artifact whose engine can't execute on this machine
     ├── ConversionFailed           a recipe or target refused the graph: a row in the report
     ├── MachineFault               disk full, worker process died: the machine's fault
+    │   └── EngineFault            an engine crashed, hung, ran out of memory or lost its accelerator
     ├── DeviceFault                a device at the other end of a link: unreachable, refused, lost, full
+    ├── Corrupt                    a file that is not, or no longer, what its record says
+    ├── NoAnswer                   everything that could answer failed
+    ├── DeadlineMissed             nothing answered in time
     └── ServerFault                a model server, or the way to it: unreachable, late, refused, wrong
 
 An error says four things: what was being done, to what, why it failed, and the cure. The command
@@ -18,6 +22,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from typing import Literal, TypeAlias
+
+EngineFaultKind: TypeAlias = Literal[
+    "crashed", "hung", "timeout", "memory", "refused", "accelerator-lost", "closed"
+]
 
 
 class EdgekilnError(Exception):
@@ -59,8 +67,28 @@ class MachineFault(EdgekilnError):
     """The machine, not the input, is at fault."""
 
 
+class EngineFault(MachineFault):
+    """An engine failed in mid-run, in the way that ``kind`` says."""
+
+    def __init__(self, kind: EngineFaultKind, to: object, why: str, cure: str) -> None:
+        super().__init__("running", to, why, cure)
+        self.kind = kind
+
+
 class DeviceFault(EdgekilnError):
     """The device that was to be measured, or the way to it, is at fault."""
+
+
+class Corrupt(EdgekilnError):
+    """A file has not the size or hash that its record names, or is gone."""
+
+
+class NoAnswer(EdgekilnError):
+    """Every candidate failed, or none is open; ``why`` has each one's reason."""
+
+
+class DeadlineMissed(EdgekilnError):
+    """The deadline passed before any candidate answered."""
 
 
 ServerFaultKind: TypeAlias = Literal[

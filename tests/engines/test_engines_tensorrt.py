@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -208,3 +209,43 @@ def test_without_a_gpu_the_reason_and_the_cure_are_given(
     monkeypatch.setattr(build_engine.ctypes, "CDLL", absent)
     with pytest.raises(NotRunnableHere, match="no NVIDIA GPU answers"):
         engine.open(ARTIFACT, tmp_path, 1)
+
+
+def test_concurrent_contexts_share_the_engine_and_have_streams_and_buffers_of_their_own(
+    machine: SimpleNamespace, dynamic_net: Path, tmp_path: Path
+) -> None:
+    runners = engine.open_concurrent(ARTIFACT, folder(tmp_path, dynamic_net), 1, 3)
+    assert sum(call[0] == "build" for call in machine.trt.calls) == 1
+    assert len(machine.cuda.streams) == 3
+    pictures = [picture(k) for k in range(3)]
+    results: dict[int, Any] = {}
+
+    def work(k: int) -> None:
+        for _ in range(20):
+            results[k] = runners[k]({"image": pictures[k]})["logits"]
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for k, x in enumerate(pictures):
+        assert np.array_equal(results[k], expected(dynamic_net, x))
+    runners[0].close()
+    assert np.array_equal(runners[1]({"image": pictures[2]})["logits"], results[2]), "the others stay open"
+    for runner in runners:
+        runner.close()
+    assert not machine.cuda.blocks
+    assert not machine.cuda.streams
+
+
+def test_a_stream_that_can_not_be_made_gives_the_others_back(
+    machine: SimpleNamespace, dynamic_net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = machine.cuda.cudaStreamCreate
+    monkeypatch.setattr(
+        machine.cuda, "cudaStreamCreate", lambda: (2, 0) if machine.cuda.streams else create()
+    )
+    with pytest.raises(MachineFault):
+        engine.open_concurrent(ARTIFACT, folder(tmp_path, dynamic_net), 1, 2)
+    assert not machine.cuda.streams

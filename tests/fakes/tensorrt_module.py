@@ -7,6 +7,7 @@ memory that ``Cuda`` hands out, so addresses, copies, shapes and types must be r
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import enum
 import json
@@ -160,7 +161,7 @@ class _Config:
 
 
 class _Engine:
-    """A deserialised engine and its one context; executes the ONNX bytes that it carries."""
+    """A deserialised engine, or one of its contexts; executes the ONNX bytes that it carries."""
 
     def __init__(self, data: bytes) -> None:
         import onnxruntime
@@ -186,7 +187,10 @@ class _Engine:
             return None
 
     def create_execution_context(self) -> _Engine:
-        return self
+        """Each context has its own shapes, addresses and profile; ``switches`` lists those of all."""
+        context = copy.copy(self)
+        context.shapes, context.addresses = {}, {}
+        return context
 
     def get_tensor_name(self, index: int) -> str:
         return [*self.inputs, *self.outputs][index]
@@ -246,7 +250,7 @@ class Cuda:
         self.memory_bytes = memory_bytes
         self.blocks: dict[int, Any] = {}
         self.streams: set[int] = set()
-        self.mallocs = 0
+        self.mallocs = self.created = 0
 
     def cudaMalloc(self, size: int) -> tuple[int, int]:  # noqa: N802
         if size > self.memory_bytes:
@@ -268,8 +272,9 @@ class Cuda:
         return (0,)
 
     def cudaStreamCreate(self) -> tuple[int, int]:  # noqa: N802
-        self.streams.add(7)
-        return 0, 7
+        self.created += 1
+        self.streams.add(self.created)
+        return 0, self.created
 
     def cudaStreamSynchronize(self, stream: int) -> tuple[int]:  # noqa: N802
         assert stream in self.streams

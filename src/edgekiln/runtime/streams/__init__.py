@@ -1,0 +1,1 @@
+"""Several videos through one engine: sources, queues that drop the oldest, fair turns, concurrent calls."""
