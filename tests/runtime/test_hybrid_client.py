@@ -14,6 +14,11 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+
+from edgekiln.errors import BadInput, ServerFault
+from edgekiln.records import Signature, TensorSpec
+from edgekiln.runtime.hybrid.client import Client, Server
+from edgekiln.runtime.hybrid.remote import RemoteModel, connect, model_metadata, ready, server_metadata
 from fakes.serving import (
     ChaosProxy,
     Condition,
@@ -25,11 +30,6 @@ from fakes.serving import (
     served,
     serving,
 )
-
-from edgekiln.errors import BadInput, ServerFault
-from edgekiln.records import Signature, TensorSpec
-from edgekiln.runtime.hybrid.client import Client, Server
-from edgekiln.runtime.hybrid.remote import RemoteModel, connect, model_metadata, ready, server_metadata
 
 LIMIT_S = 0.4
 SLACK_S = 3.0  # this machine may be busy; a call without a limit would take for ever
