@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from hypothesis.extra import numpy as stn
 
 from edgekiln.compile.split import split_model
@@ -17,8 +18,13 @@ from edgekiln.model.parts import SPLIT_FILE, coded_inputs, quantise_channels, re
 from edgekiln.model.signature import signature
 
 
-def conv_outputs(path: Path) -> list[str]:
-    return [n.output[0] for n in onnx.load(path).graph.node if n.op_type == "Conv"]
+def outputs_of(path: Path, op: str) -> list[str]:
+    return [n.output[0] for n in onnx.load(path).graph.node if n.op_type == op]
+
+
+def good_cut(path: Path) -> str:
+    """Where the last residual block ends: everything goes through it."""
+    return outputs_of(path, "Add")[-1]
 
 
 def sample(path: Path, seed: int = 0) -> dict[str, Any]:
@@ -35,7 +41,7 @@ def run(path: Path, inputs: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_head_and_tail_in_files_are_the_whole_again(net: Path, tmp_path: Path) -> None:
-    cut = conv_outputs(net)[-1]
+    cut = good_cut(net)
     made = split_model(net, [cut], [sample(net, n) for n in range(4)], tmp_path / "split")
     assert read_split(tmp_path / "split") == made
     assert made.parity_max_error < 1e-5
@@ -50,24 +56,25 @@ def test_head_and_tail_in_files_are_the_whole_again(net: Path, tmp_path: Path) -
 
 
 def test_the_same_cut_gives_the_same_bytes(net: Path, tmp_path: Path) -> None:
-    cut = conv_outputs(net)[-1]
+    cut = good_cut(net)
     first, second = (split_model(net, [cut], [sample(net)], tmp_path / name) for name in "ab")
     assert first == second
 
 
 def test_a_cut_that_hides_nothing_or_cuts_nothing_is_refused(net: Path, tmp_path: Path) -> None:
     (given,) = sample(net)
-    outputs = conv_outputs(net)
+    outputs = outputs_of(net, "Conv")
     for tensors, why in (
         ([given], "nothing is hidden"),
         ([outputs[0]], "nothing is hidden"),
         (["nowhere"], "no cut"),
-        ([outputs[-1], outputs[0]], "nothing is hidden"),
+        ([outputs[-1]], "no cut"),
+        ([good_cut(net), outputs[0]], "nothing is hidden"),
     ):
         with pytest.raises(ConversionFailed, match=why):
             split_model(net, tensors, [sample(net)], tmp_path / "split")
     with pytest.raises(ConversionFailed, match="no sample"):
-        split_model(net, [outputs[-1]], [], tmp_path / "split")
+        split_model(net, [good_cut(net)], [], tmp_path / "split")
     assert not (tmp_path / "split").exists()
 
 
@@ -92,7 +99,7 @@ def test_a_smaller_picture_is_no_feature(tmp_path: Path) -> None:
 
 def test_a_split_that_was_changed_is_refused(net: Path, tmp_path: Path) -> None:
     folder = tmp_path / "split"
-    split_model(net, [conv_outputs(net)[-1]], [sample(net)], folder)
+    split_model(net, [good_cut(net)], [sample(net)], folder)
     told = (folder / SPLIT_FILE).read_text()
     (folder / SPLIT_FILE).write_text(told.replace('"head.onnx"', '"../head.onnx"'))
     with pytest.raises(BadInput):
@@ -106,7 +113,7 @@ def test_a_split_that_was_changed_is_refused(net: Path, tmp_path: Path) -> None:
         read_split(folder)
 
 
-@given(stn.arrays(np.float32, (1, 3, 4, 4), elements={"min_value": -1e6, "max_value": 1e6, "width": 32}))
+@given(stn.arrays(np.float32, (1, 3, 4, 4), elements=st.floats(-1e6, 1e6, width=32)))
 @settings(deadline=None)
 def test_coded_features_are_off_by_at_most_half_a_step(values: np.ndarray[Any, np.dtype[np.float32]]) -> None:
     coded, scale, offset = quantise_channels(values)

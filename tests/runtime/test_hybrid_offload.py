@@ -1,5 +1,7 @@
-"""Frames answered by a real server, by this machine or by the first of both: over real sockets, with a network
-that is made bad on purpose."""
+"""Frames answered by a real server, by this machine or by the first of both.
+
+Over real sockets, with a network that is made bad on purpose.
+"""
 
 from __future__ import annotations
 
