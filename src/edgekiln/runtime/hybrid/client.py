@@ -293,12 +293,14 @@ class _Limits:
                 while self._heap and self._heap[0][2].future.done():
                     heapq.heappop(self._heap)
                 wait_s = self._heap[0][0] - time.monotonic() if self._heap else self._IDLE_S
-                if wait_s > 0:
+                # Closing may have happened while this thread stopped a call and did not listen.
+                if not self.closed and wait_s > 0:
                     woken = self._wake.wait(wait_s)
-                    if self.closed or not (woken or self._heap):
-                        self._thread = None
-                        return
-                    continue
+                    if woken or self._heap:
+                        continue
+                if self.closed or not self._heap:
+                    self._thread = None
+                    return
                 exchange = heapq.heappop(self._heap)[2]
             exchange._stop("late")
 
