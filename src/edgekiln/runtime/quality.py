@@ -129,24 +129,24 @@ def _metric(rung: Known) -> Score | None:
     return (1 - own, 1 - whole) if name in ERROR_RATES else (own, whole)
 
 
-def _base_agreement(figures: Mapping[str, Evidence]) -> Score | None:
+def _base_agreement(rung: Known) -> Score | None:
     """Same classes as the float model's at its own size; of that size itself it is the agreement."""
-    found = _value(figures, "base_agreement")
-    if found is None and not any("@" in e.what for e in figures.values()):
-        found = _value(figures, "agreement")
+    found = _value(rung, "base_agreement")
+    if found is None and rung.pixels_share in (None, 1.0):
+        found = _value(rung, "agreement")
     return None if found is None else (found, 1.0)
 
 
 def _plain(name: str) -> Callable[[Known], Score | None]:
-    def score(figures: Mapping[str, Evidence]) -> Score | None:
-        found = _value(figures, name)
+    def score(rung: Known) -> Score | None:
+        found = _value(rung, name)
         return None if found is None else (found, 1.0)
 
     return score
 
 
-def _signal(figures: Mapping[str, Evidence]) -> Score | None:
-    found = _value(figures, "sqnr_db")
+def _signal(rung: Known) -> Score | None:
+    found = _value(rung, "sqnr_db")
     return None if found is None else (signal_share(found), 1.0)
 
 
