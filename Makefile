@@ -23,7 +23,7 @@ emulator: setup ## prepare an emulated arm64 machine, for the tests that run a b
 	scripts/arm64.sh
 
 test: setup ## run all tests
-	$(PYTHON_IN_VENV) -m pytest
+	scripts/test.sh
 
 check: setup ## lint, formatting, types, import rules
 	.venv/bin/ruff check .

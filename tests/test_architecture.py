@@ -27,7 +27,7 @@ LAYERS = (
     {"model", "devices", "sensors", "bundle", "engines", "cache", "job", "progress"},
     {"prove", "runtime", "forecast"},
     {"compile", "choose", "labelling", "ship", "serve", "language", "arrcoc"},
-    {"report", "intake"},
+    {"report", "intake", "alternates"},
     {"baseline", "finetuning", "rows"},
     {"calibrated", "tuned"},
     {"road", "benching", "diagnosis", "explanation", "inspection", "verification"},

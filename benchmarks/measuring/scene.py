@@ -9,12 +9,13 @@ import importlib.util
 import itertools
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -81,6 +82,24 @@ def scene_of(job: Job, cache: Path, threads: int) -> Scene:
         return itertools.islice(samples(intake, intake.calibration), n)
 
     return _scene(intake, cache, threads, calibration, lambda: samples(intake, intake.holdout))
+
+
+def scenes_at(sides: Sequence[int], cache: Path, threads: int) -> dict[int, Scene]:
+    """EfficientNet-Lite0 at several square sizes: each with a static graph and its own samples."""
+    demo_data()
+    job = load(EXAMPLE / "job.toml")
+    job = msgspec.structs.replace(job, model=msgspec.structs.replace(job.model, sizes=tuple(sides)))
+    intake = take_in(job, cache)
+
+    def at(side: int) -> Scene:
+        one = intake.at((side, side))
+
+        def calibration(n: int) -> Iterator[Inputs]:
+            return itertools.islice(samples(one, one.calibration), n)
+
+        return _scene(one, cache, threads, calibration, lambda: samples(one, one.holdout))
+
+    return {side: at(side) for side in sides}
 
 
 def _scene(

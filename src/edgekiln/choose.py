@@ -104,8 +104,8 @@ def _at(check: Constraint, size: str) -> Constraint:
 def choose(device: str, proofs: Sequence[Proof], budget: Budget, order: Sequence[str] = ()) -> Choice:
     """Decide among the proofs of one device; ``order`` names its targets, the preferred one first."""
     checks = constraints(budget, proofs)
-    broken = {p.artifact.id: _broken(p, checks) for p in proofs}
-    fit = [p for p in proofs if not broken[p.artifact.id]]
+    breaks = {p.artifact.id: broken(p, checks) for p in proofs}
+    fit = [p for p in proofs if not breaks[p.artifact.id]]
     timed = any(_measured(p) for p in fit or proofs)
     doubtful = {} if timed else _doubtful(fit, checks)
     if any(_foretold_within(p, checks) for p in fit):  # then those that may pass the limit stand back
@@ -122,8 +122,8 @@ def choose(device: str, proofs: Sequence[Proof], budget: Budget, order: Sequence
     for p in proofs:
         if p is winner:
             continue
-        if winner is None or broken[p.artifact.id]:
-            why = "breaks the budget: " + "; ".join(broken[p.artifact.id])
+        if winner is None or breaks[p.artifact.id]:
+            why = "breaks the budget: " + "; ".join(breaks[p.artifact.id])
         elif p.artifact.id in doubtful:
             why = doubtful[p.artifact.id]
         elif p not in preferred:
@@ -292,7 +292,7 @@ def _proven(proof: Proof, check: Constraint) -> bool:
     return high <= check.limit + 1e-12 if check.at_most else low >= check.limit - 1e-12
 
 
-def _broken(proof: Proof, checks: Sequence[Constraint]) -> tuple[str, ...]:
+def broken(proof: Proof, checks: Sequence[Constraint]) -> tuple[str, ...]:
     """Each constraint that a known figure breaks, with both numbers."""
     found = []
     for check in checks:

@@ -50,6 +50,7 @@ MAX_SIDE = 16384
 MAX_SIZES = 16
 MAX_TUNE_SECONDS = 3600.0
 MAX_PROCESSES = 64
+MAX_ALTERNATES = 8
 
 Size: TypeAlias = tuple[int, int]
 """Height and width in pixels."""
@@ -100,6 +101,7 @@ class SearchOrder(Record, frozen=True, kw_only=True):
     convert_seconds: float = 1200.0
     convert_memory_mb: float | None = None
     calibrate_processes: int = 1
+    alternates: int = 2
 
 
 class MetricOrder(Record, frozen=True, kw_only=True):
@@ -244,6 +246,9 @@ def check(job: Job, where: object) -> None:
     if not 1 <= job.search.calibrate_processes <= MAX_PROCESSES:
         why = f"calibrate_processes must be 1 to {MAX_PROCESSES}"
         raise BadInput("reading", where, why, "Leave it out, or give the number of spare cores")
+    if not 0 <= job.search.alternates <= MAX_ALTERNATES:
+        why = f"alternates = {job.search.alternates} is not from 0 to {MAX_ALTERNATES}"
+        raise BadInput("reading", where, why, "2 is enough for most; 0 ships the chosen artifact alone")
     if job.search.samples < 1:
         raise BadInput("reading", where, "samples must be at least 1", "Give --samples 1 or more")
 

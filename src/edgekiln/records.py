@@ -157,8 +157,7 @@ class PassReport(Record, frozen=True, kw_only=True):
     """What one pass did, and what became of it; ``note`` says why.
 
     ``unneeded`` found nothing to do; ``runtime`` is left to the engine, which does it when it loads.
-    ``layers`` holds what quantising cost each layer, in graph order, where it was looked at.
-    """
+    ``layers`` holds what quantising cost each layer, in graph order, where it was looked at."""
 
     name: str
     outcome: Outcome
@@ -258,11 +257,9 @@ class Artifact(Record, frozen=True, kw_only=True):
 
 
 class Evidence(Record, frozen=True, kw_only=True):
-    """One figure, and how it was obtained. A missing figure is ``value=None`` with a ``reason``.
-
-    ``where`` is the machine that produced it, ``environment`` what it ran with, ``n`` the sample
-    size, ``interval`` the 95 % interval of ``value`` (for a prediction: the stated one).
-    """
+    """One figure, and how it was obtained. A missing figure is ``value=None`` with a ``reason``. ``where`` is
+    the machine that produced it, ``environment`` what it ran with, ``n`` the sample size, ``interval`` the
+    95 % interval of ``value`` (for a prediction: the stated one)."""
 
     what: str
     unit: str
@@ -390,8 +387,7 @@ class Decision(Record, frozen=True, kw_only=True):
 class Build(Record, frozen=True, kw_only=True):
     """Everything a build found out: ``evidence.json``, and all that the report shows.
 
-    ``calibration_checks``: what is known of the data and activations that ranges were found on; what failed
-    is among the warnings too.
+    ``calibration_checks`` are of the data and activations that ranges were found on; failures warn too.
     """
 
     edgekiln: str
@@ -414,10 +410,8 @@ class Build(Record, frozen=True, kw_only=True):
 
 
 class Golden(Record, frozen=True, kw_only=True):
-    """Recorded inputs and outputs (``.npz`` paths) and the tolerance that a re-run must keep.
-
-    ``atol`` is absolute, per output name; it covers the spread between machines of one arithmetic.
-    """
+    """Recorded inputs and outputs (``.npz`` paths). ``atol`` is the absolute tolerance per output name that a
+    re-run must keep; it covers the spread between machines of one arithmetic."""
 
     inputs: str
     outputs: str
@@ -426,10 +420,8 @@ class Golden(Record, frozen=True, kw_only=True):
 
 
 class Alternate(Record, frozen=True, kw_only=True):
-    """Another artifact of the same model, for when the chosen one fails or is too slow.
-
-    Its files lie below ``alternates/FOLDER/`` of the bundle; ``evidence`` is what was found out about it.
-    """
+    """Another artifact of the model, for when the chosen one fails or is too slow. Its files lie below
+    ``alternates/FOLDER/`` of the bundle; ``evidence`` is what was found out about it."""
 
     artifact: Artifact
     folder: str
@@ -438,9 +430,7 @@ class Alternate(Record, frozen=True, kw_only=True):
 
 class Manifest(Record, frozen=True, kw_only=True):
     """``manifest.json`` of a bundle. ``files`` names every other file of the zip except signatures.
-
-    ``alternates`` take over from ``artifact`` in their order; ``evidence`` is of ``artifact``.
-    """
+    ``alternates`` take over from ``artifact`` in their order; ``evidence`` is of ``artifact``."""
 
     schema: int
     edgekiln: str

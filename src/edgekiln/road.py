@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from edgekiln import __version__
+from edgekiln.alternates import alternates
 from edgekiln.baseline import float_reference, normalisation_warning
 from edgekiln.bundle import SUFFIX
 from edgekiln.bundle import app as app_code
@@ -143,7 +144,7 @@ def build(
         for d in devices
     )
     warnings += floor_warning(budget, proofs)
-    choices = _bundles(choices, made, proofs, intake, out)
+    choices = _bundles(choices, made, proofs, intake, job, out)
     result = Build(
         edgekiln=__version__,
         model=intake.model,
@@ -285,7 +286,7 @@ def _proved(device: Device, artifact: Artifact, folder: Path, work: _Work) -> Ma
     def produce(into: Path) -> Judged:
         found = judge(artifact, folder, work.against, threads, this_machine(), into, bound)
         more = [
-            judge_at(size, artifact, folder, against, threads, this_machine(), bound)
+            judge_at(size, artifact, folder, against, threads, this_machine(), bound, work.against)
             for size, against in work.others
         ]
         return msgspec.structs.replace(found, evidence=(*found.evidence, *itertools.chain(*more)))
@@ -329,10 +330,16 @@ def _timed(
 
 
 def _bundles(
-    choices: Sequence[Choice], made: Sequence[Made], proofs: Sequence[Proof], intake: Intake, out: Path
+    choices: Sequence[Choice],
+    made: Sequence[Made],
+    proofs: Sequence[Proof],
+    intake: Intake,
+    job: Job,
+    out: Path,
 ) -> tuple[Choice, ...]:
     """Pack what was chosen; a bundle of an earlier build for a device without a choice goes."""
     done = []
+    held = {(m.device.name, m.artifact.id): m for m in made}
     for choice in choices:
         relative = f"bundles/{choice.device}{SUFFIX}"
         if choice.artifact_id is None:
@@ -340,8 +347,10 @@ def _bundles(
                 (out / relative).unlink(missing_ok=True)
             done.append(choice)
             continue
-        m = next(m for m in made if (m.device.name, m.artifact.id) == (choice.device, choice.artifact_id))
-        proof = next(p for p in proofs if (p.device, p.artifact.id) == (choice.device, choice.artifact_id))
+        m = held[choice.device, choice.artifact_id]
+        own = [p for p in proofs if p.device == choice.device]
+        proof = next(p for p in own if p.artifact.id == choice.artifact_id)
+        others = alternates(m.device, choice, own, job.budget.budget(), job.search.alternates)
         final = msgspec.structs.replace(choice, bundle=relative)
         pack(
             out / relative,
@@ -354,6 +363,7 @@ def _bundles(
             golden_folder=m.golden_folder,
             provenance=provenance(intake),
             app=app_code.files(app_code.App(m.device, intake.model, proof.artifact, m.judged.golden)),
+            alternates=[(p, held[p.device, p.artifact.id].folder) for p in others],
         )
         done.append(final)
     return tuple(done)

@@ -73,7 +73,7 @@ def test_the_manifest_carries_what_was_decided_and_proved(tmp_path):
     parts = content(tmp_path / "content")
     told = pack(tmp_path / "x.edgekiln", **parts)
     assert read_manifest(tmp_path / "x.edgekiln") == told
-    assert told.schema == 1
+    assert told.schema == 2
     assert (told.artifact, told.choice, told.golden) == (
         parts["proof"].artifact,
         parts["choice"],

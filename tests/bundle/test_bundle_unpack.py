@@ -20,7 +20,7 @@ from edgekiln.bundle.unpack import opened, read_manifest
 from edgekiln.errors import BadInput
 from edgekiln.files import sha256_bytes
 from fakes import bundle_content
-from fakes.bundle_content import packed
+from fakes.bundle_content import packed, packed_with_alternates
 
 
 @pytest.fixture(scope="module")
@@ -392,9 +392,52 @@ def test_a_manifest_that_does_not_cover_what_will_be_opened_is_refused(tmp_path,
 
 
 def test_another_schema_is_refused_with_both_numbers(tmp_path, sound):
-    error = refused(tmp_path, rewritten(sound, lambda m: m.update(schema=2)))
-    assert error.why == "its schema is 2, this program reads 1"
+    error = refused(tmp_path, rewritten(sound, lambda m: m.update(schema=3)))
+    assert error.why == "its schema is 3, this program reads 1 and 2"
     assert "version" in error.cure
+
+
+def test_a_bundle_of_schema_1_opens_and_has_no_alternates(tmp_path, sound):
+    def older(manifest):
+        manifest.update(schema=1)
+        del manifest["alternates"], manifest["evidence"]
+
+    (tmp_path / "x").write_bytes(rewritten(sound, older))
+    with opened(tmp_path / "x") as held:
+        assert [artifact for artifact, _ in held.artifacts] == [held.manifest.artifact]
+
+
+@pytest.fixture
+def with_alternates(tmp_path):
+    return packed_with_alternates(tmp_path / "made").read_bytes()
+
+
+def test_alternates_are_opened_with_their_own_files(tmp_path, with_alternates):
+    (tmp_path / "x").write_bytes(with_alternates)
+    with opened(tmp_path / "x") as held:
+        chosen, *others = held.artifacts
+        assert chosen == (held.manifest.artifact, held.folder / "model")
+        assert [a.recipe for a, _ in others] == ["fp32", "fp16"]
+        for artifact, folder in others:
+            (file,) = artifact.files
+            assert (folder / file.path).read_bytes() == artifact.recipe.encode() * 100
+        assert held.manifest.alternates[0].evidence
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda m: m["alternates"][0].update(folder=".."), "no plain path"),
+        (lambda m: m["alternates"][0].update(folder="a/b"), "no plain folder name"),
+        (lambda m: m["alternates"][0].update(folder="2"), "does not cover its own artifact"),
+        (lambda m: m["alternates"][0]["artifact"].update(id=m["artifact"]["id"]), "bear one name"),
+        (lambda m: m["alternates"][0]["artifact"].update(entry="other.onnx"), "none of its files"),
+        (lambda m: m["alternates"][0]["artifact"]["files"][0].update(path="/etc/passwd"), "no plain path"),
+        (lambda m: m["alternates"][1]["artifact"]["files"][0].update(sha256="0" * 64), "does not cover"),
+    ],
+)
+def test_alternates_that_are_not_sound_are_refused(tmp_path, with_alternates, change, why):
+    refused(tmp_path, rewritten(with_alternates, change), why)
 
 
 @pytest.mark.parametrize(

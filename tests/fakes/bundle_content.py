@@ -44,3 +44,16 @@ def packed(root, **changes):
     path = root / "host.edgekiln"
     pack(path, **{**content(root / "content"), **changes})
     return path
+
+
+def packed_with_alternates(root, recipes=("fp32", "fp16")):
+    """The path of a sound bundle whose chosen artifact has an alternate of each recipe."""
+    others = []
+    for recipe in recipes:
+        folder = root / recipe
+        folder.mkdir(parents=True)
+        (folder / "model.onnx").write_bytes(recipe.encode() * 100)
+        files = entries(folder)
+        made = artifact("onnxruntime", recipe, 1, files=files, entry="model.onnx")
+        others.append((proof("host", made, p50=4.0, drop=0.0, agreement=1.0, sqnr=40.0, memory=1e8), folder))
+    return packed(root, alternates=others)

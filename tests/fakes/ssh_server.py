@@ -172,7 +172,7 @@ class Device:
         for child in list(self._children):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
-            await child.wait()
+            child._transport.close()  # type: ignore[attr-defined]
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
@@ -206,6 +206,8 @@ class Device:
             if child.stdout is not None and not child.stdout.at_eof():  # nobody listens any more
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(child.pid, signal.SIGHUP)
+                # A pipe that is full and not read never ends, and wait() waits for its end too.
+                child._transport.close()  # type: ignore[attr-defined]
             process.exit(max(await child.wait(), -1) % 256)
             feeding.cancel()
         except (asyncssh.Error, OSError):

@@ -370,6 +370,24 @@ def test_the_figures_of_another_size_bear_its_name_and_are_of_its_own_samples(en
     assert engine.closed == 2
 
 
+def test_a_smaller_picture_is_also_held_against_the_float_model_at_its_own_size(engine, tmp_path):
+    def whole_model(sample):  # it finds another class in the second picture
+        x = sample["x"]
+        return {"y": x[:, ::-1] if x[0, 0] == 6 else x * 1}
+
+    same, moved = (
+        against(holdout=(4, 5)),
+        reference("classification", whole_model, Source(rows((4, 6))), None, ()),
+    )
+    alike = judge_at((2, 3), SIZED, Path(), against(holdout=(4, 5)), 1, "here", base=same)
+    other = judge_at((2, 3), SIZED, Path(), against(holdout=(4, 5)), 1, "here", base=moved)
+    (whole,) = (e for e in alike if e.what == "base_agreement@2x3")
+    (half,) = (e for e in other if e.what == "base_agreement@2x3")
+    assert (whole.value, whole.n) == (1.0, 2)
+    assert half.value == 0.5
+    assert half.interval[0] < 0.5 < half.interval[1]
+
+
 def test_nan_at_another_size_is_a_failed_conversion(engine, tmp_path):
     engine.bad = {5}
     with pytest.raises(ConversionFailed, match="NaN"):

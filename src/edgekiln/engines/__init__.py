@@ -7,9 +7,9 @@ machine can't execute the artifact, and MissingExtra where only a package is abs
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 from numpy.typing import NDArray
@@ -40,6 +40,31 @@ class Runner(Protocol):
     def close(self) -> None: ...
 
 
+class InPlace(Runner, Protocol):
+    """A runner that reads its inputs where the caller has them. ``takes`` is the shape of each input as the
+    loaded artifact states it; None is an open axis."""
+
+    @property
+    def takes(self) -> Mapping[str, tuple[int | None, ...]]: ...
+
+
+@runtime_checkable
+class Bindable(Protocol):
+    """A runner of an engine that can work on the caller's own memory."""
+
+    def bind(self) -> InPlace | None: ...
+
+
+def bind(runner: Runner) -> InPlace | None:
+    """The same engine without copies, or None where it has no such path or the artifact's tensors none.
+
+    What is given is read where it lies, so every array is C-contiguous, aligned and writeable, and stays as
+    it is until the call has ended; an array that was given before is known again by its identity and not
+    bound anew. The outputs are the engine's memory: the next call overwrites them. One call at a time.
+    """
+    return runner.bind() if isinstance(runner, Bindable) else None
+
+
 def open_engine(
     name: str, artifact: Artifact, folder: Path, threads: int, size: tuple[int, int] | None = None
 ) -> Runner:
@@ -53,6 +78,18 @@ def open_engine(
     one, where = at_size(artifact, folder, size)
     runner: Runner = importlib.import_module(ENGINES[name]).open(one, where, threads)
     return runner
+
+
+def build_command(
+    name: str, artifact: Artifact, folder: Path, size: tuple[int, int] | None = None
+) -> Sequence[str] | None:
+    """The command that makes what engine ``name`` needs before it can open ``artifact``, where that takes
+    minutes; None where it is there, or the engine needs nothing. Raises as ``open_engine`` does.
+    """
+    one, where = at_size(artifact, folder, size)
+    asked = getattr(importlib.import_module(ENGINES[name]), "build_command", None)
+    command: Sequence[str] | None = None if asked is None else asked(one, where)
+    return command
 
 
 def open_concurrent(
@@ -114,4 +151,15 @@ def at_size(artifact: Artifact, folder: Path, size: tuple[int, int] | None) -> t
     return one, where
 
 
-__all__ = ["ENGINES", "Arrays", "Runner", "at_size", "open_concurrent", "open_engine"]
+__all__ = [
+    "ENGINES",
+    "Arrays",
+    "Bindable",
+    "InPlace",
+    "Runner",
+    "at_size",
+    "bind",
+    "build_command",
+    "open_concurrent",
+    "open_engine",
+]

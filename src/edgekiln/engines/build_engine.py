@@ -123,11 +123,8 @@ def write_whole(path: Path, data: Any) -> None:
     aside.replace(path)
 
 
-def prepare(trt: Any, folder: Path, into: Path, gpu: str) -> Path:
-    """The engine for this GPU, TensorRT and model (all in its name): found in ``into``, or built there.
-
-    The timing cache of this GPU and TensorRT lies beside it, so that the next build measures less.
-    """
+def places(trt: Any, folder: Path, into: Path, gpu: str) -> tuple[Path, Path]:
+    """The files in ``into`` for the engine of this GPU, TensorRT and model, and for the timing cache."""
     plan, version = read_plan(folder), trt.__version__
     number = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
     if not tuple(plan["tensorrt_min"]) <= number < (plan["tensorrt_below"],):
@@ -135,7 +132,12 @@ def prepare(trt: Any, folder: Path, into: Path, gpu: str) -> Path:
         raise BuildFailed({"message": f"TensorRT {version} is installed, the plan needs one {wanted}"})
     digest = hashlib.sha256((folder / PLAN).read_bytes() + (folder / MODEL).read_bytes()).hexdigest()
     slug = re.sub(r"[^A-Za-z0-9]+", "-", gpu).strip("-").lower()
-    path, cache = into / f"{slug}-trt{version}-{digest[:16]}.engine", into / f"{slug}-trt{version}-{CACHE}"
+    return into / f"{slug}-trt{version}-{digest[:16]}.engine", into / f"{slug}-trt{version}-{CACHE}"
+
+
+def prepare(trt: Any, folder: Path, into: Path, gpu: str) -> Path:
+    """The engine in ``into``, built where it is not there. The timing cache makes the next build shorter."""
+    path, cache = places(trt, folder, into, gpu)
     if not path.exists():
         engine, timings = build(trt, folder, cache.read_bytes() if cache.exists() else b"")
         write_whole(cache, timings)

@@ -22,6 +22,16 @@ from edgekiln.records import Artifact, Record
 
 GRAPH_LEVELS = {"basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL"}
 """Values of ``graph_level``, and ONNX Runtime's names of them."""
+DTYPES = {
+    f"tensor({theirs})": np.dtype(own)
+    for theirs, own in {
+        "float": "float32",
+        "double": "float64",
+        **{n: n for n in ("float16", "bool", "int8", "int16", "int32", "int64")},
+        **{n: n for n in ("uint8", "uint16", "uint32", "uint64")},
+    }.items()
+}
+"""ONNX Runtime's tensor types that are arrays of numbers in NumPy too."""
 
 
 class Session:
@@ -34,8 +44,56 @@ class Session:
     def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         return dict(zip(self._outputs, self._session.run(self._outputs, dict(inputs)), strict=True))
 
+    def bind(self) -> InPlace | None:
+        """The same session on the caller's memory; None where a tensor is no plain array of numbers."""
+        ports = [*self._session.get_inputs(), *self._session.get_outputs()]
+        return InPlace(self._session) if all(p.type in DTYPES for p in ports) else None
+
     def close(self) -> None:
         self._session = None
+
+
+class InPlace:
+    """A session that reads its inputs where the caller has them (``engines.bind``).
+
+    Outputs of a fixed shape have one buffer for good; others get a new one from each call.
+    """
+
+    def __init__(self, session: Any) -> None:
+        import onnxruntime as ort
+
+        self._session = session
+        self._binding = session.io_binding()
+        self.takes = {
+            i.name: tuple(n if isinstance(n, int) else None for n in i.shape) for i in session.get_inputs()
+        }
+        self._bound: dict[str, NDArray[Any]] = {}
+        self._results: dict[str, NDArray[Any]] = {}
+        for output in session.get_outputs():
+            if all(isinstance(n, int) for n in output.shape):
+                self._results[output.name] = np.zeros(output.shape, DTYPES[output.type])
+                value = ort.OrtValue.ortvalue_from_numpy(self._results[output.name])
+                self._binding.bind_ortvalue_output(output.name, value)
+        self._open = [o.name for o in session.get_outputs() if o.name not in self._results]
+
+    def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        for name, array in inputs.items():
+            if self._bound.get(name) is not array:
+                self._bound.pop(name, None)
+                self._binding.bind_cpu_input(name, array)
+                self._bound[name] = array
+        for name in self._open:
+            self._binding.bind_output(name)
+        self._session.run_with_iobinding(self._binding)
+        if not self._open:
+            return dict(self._results)
+        # In the order in which they were bound first: those of a fixed shape, then the others.
+        others = self._binding.get_outputs()[len(self._results) :]
+        return self._results | {n: v.numpy() for n, v in zip(self._open, others, strict=True)}
+
+    def close(self) -> None:
+        self._bound.clear()
+        self._binding = self._session = None
 
 
 class Bound(Session):

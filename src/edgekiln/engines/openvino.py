@@ -45,8 +45,43 @@ class _Request:
         results = self._request.infer(dict(inputs), share_inputs=self._share_inputs, share_outputs=False)
         return {name: results[port] for name, port in self._outputs}
 
+    def bind(self) -> _InPlace:
+        """The same request on the caller's memory."""
+        return _InPlace(self._request, self._bounds, self._outputs)
+
     def close(self) -> None:
         self._request = None
+
+
+class _InPlace:
+    """A request that reads its inputs where the caller has them (``engines.bind``)."""
+
+    def __init__(
+        self, request: Any, bounds: dict[str, list[tuple[int, int]]], outputs: list[tuple[str, Any]]
+    ) -> None:
+        self._request, self._bounds, self._outputs = request, bounds, outputs
+        self.takes = {port.get_any_name(): _axes(port) for port in request.model_inputs}
+        self._bound: dict[str, NDArray[Any]] = {}
+
+    def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        for name, array in inputs.items():
+            if self._bound.get(name) is not array:
+                self._bind(name, array)
+        results = self._request.infer(share_outputs=True)
+        return {name: results[port] for name, port in self._outputs}
+
+    def _bind(self, name: str, array: NDArray[Any]) -> None:
+        import openvino
+
+        if name in self._bounds:
+            _check_shape(name, array.shape, self._bounds[name])
+        self._bound.pop(name, None)
+        self._request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
+        self._bound[name] = array
+
+    def close(self) -> None:
+        self._request = None
+        self._bound.clear()
 
 
 def _is_open(port: Any) -> bool:
@@ -56,6 +91,14 @@ def _is_open(port: Any) -> bool:
 def _bounds(port: Any) -> list[tuple[int, int]]:
     """Least and greatest size of each axis; -1 where there is no greatest."""
     return [(dim.get_min_length(), dim.get_max_length()) for dim in port.partial_shape]
+
+
+def _axes(port: Any) -> tuple[int | None, ...]:
+    """Its shape, None where an axis is open; empty where the rank is."""
+    shape = port.partial_shape
+    if shape.rank.is_dynamic:
+        return ()
+    return tuple(None if dim.is_dynamic else dim.get_length() for dim in shape)
 
 
 def _check_shape(name: str, shape: tuple[int, ...], bounds: list[tuple[int, int]]) -> None:

@@ -8,6 +8,9 @@ strangers.
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,26 +47,9 @@ def open_concurrent(artifact: Artifact, folder: Path, threads: int, calls: int) 
     Errors as of ``open``.
     """
     del threads
-    try:
-        import tensorrt as trt
-        from cuda.bindings import runtime as cudart  # type: ignore[import-not-found, unused-ignore]
-    except ImportError as error:
-        why = f"the Python package {error.name or error} is not installed"
-        cure = "On a Jetson, JetPack brings tensorrt; then: pip install cuda-python"
-        raise NotRunnableHere(_DOING, artifact.entry, why, cure) from error
-    try:
-        gpu = build_engine.gpu_name()
-    except OSError as error:
-        cure = "Run it on a machine with an NVIDIA GPU and its driver"
-        raise NotRunnableHere(_DOING, artifact.entry, f"no NVIDIA GPU answers ({error})", cure) from error
-    try:
+    trt, cudart, gpu = _machine(artifact.entry)
+    with _refusals(artifact.entry):
         path = build_engine.prepare(trt, folder, engine_folder(), gpu)
-    except build_engine.BuildFailed as error:
-        cure = "Choose another recipe, or another TensorRT version"
-        raise NotRunnableHere(_DOING, artifact.entry, str(error), cure) from error
-    except (KeyError, TypeError, ValueError, FileNotFoundError) as error:
-        cure = "Do not use this artifact; build it anew"
-        raise BadInput(_DOING, build_engine.PLAN, f"the plan can't be read ({error!r})", cure) from error
     runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
     engine = runtime.deserialize_cuda_engine(path.read_bytes())
     if engine is None:
@@ -78,6 +64,49 @@ def open_concurrent(artifact: Artifact, folder: Path, threads: int, calls: int) 
             execution.close()
         raise
     return tuple(opened)
+
+
+def build_command(artifact: Artifact, folder: Path) -> Sequence[str] | None:
+    """The command that builds the engine of ``folder`` in a process of its own; None where it lies in the
+    user's cache folder already. Raises as ``open`` does where the machine can't run it.
+    """
+    trt, _, gpu = _machine(artifact.entry)
+    with _refusals(artifact.entry):
+        path, _ = build_engine.places(trt, folder, engine_folder(), gpu)
+    if path.exists():
+        return None
+    # -P: its folder is not searched, where this file would be taken for NVIDIA's tensorrt.
+    script = [sys.executable, "-P", build_engine.__file__]
+    return [*script, "--folder", str(folder), "--into", str(engine_folder())]
+
+
+def _machine(entry: str) -> tuple[Any, Any, str]:
+    """TensorRT, CUDA's runtime and the name of the GPU. NotRunnableHere where one is absent."""
+    try:
+        import tensorrt as trt
+        from cuda.bindings import runtime as cudart  # type: ignore[import-not-found, unused-ignore]
+    except ImportError as error:
+        why = f"the Python package {error.name or error} is not installed"
+        cure = "On a Jetson, JetPack brings tensorrt; then: pip install cuda-python"
+        raise NotRunnableHere(_DOING, entry, why, cure) from error
+    try:
+        return trt, cudart, build_engine.gpu_name()
+    except OSError as error:
+        cure = "Run it on a machine with an NVIDIA GPU and its driver"
+        raise NotRunnableHere(_DOING, entry, f"no NVIDIA GPU answers ({error})", cure) from error
+
+
+@contextlib.contextmanager
+def _refusals(entry: str) -> Iterator[None]:
+    """Turn what TensorRT or the plan's reader says into an error that names the cure."""
+    try:
+        yield
+    except build_engine.BuildFailed as error:
+        cure = "Choose another recipe, or another TensorRT version"
+        raise NotRunnableHere(_DOING, entry, str(error), cure) from error
+    except (KeyError, TypeError, ValueError, FileNotFoundError) as error:
+        cure = "Do not use this artifact; build it anew"
+        raise BadInput(_DOING, build_engine.PLAN, f"the plan can't be read ({error!r})", cure) from error
 
 
 def _within(shape: tuple[int, ...], least: Any, _tuned: Any, most: Any) -> bool:

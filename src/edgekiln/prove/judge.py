@@ -29,6 +29,7 @@ from edgekiln.prove.flips import (
 )
 from edgekiln.prove.metrics.score import Comparison, Metric, compare, metric_evidence, too_few
 from edgekiln.prove.parity import ESTIMATED_ROWS, ParityStream, parity_evidence
+from edgekiln.prove.statistics import wilson
 from edgekiln.records import Artifact, Evidence, Golden, Record, Scalar, Task
 
 KEPT_BYTES = 256 << 20
@@ -215,14 +216,17 @@ def judge_at(
     threads: int,
     where: str,
     bound: Bound | None = None,
+    base: Reference | None = None,
 ) -> tuple[Evidence, ...]:
     """The same figures at another (height, width): ``sqnr_db@320x416`` and so on.
 
-    ``against`` is the float model at that size, on the same pictures prepared to it. Raises as ``judge``.
+    ``against`` is the float model at that size, on the same pictures prepared to it; ``base`` the float model
+    at its own size. A classifier gets ``base_agreement`` with that one too, which is what a smaller input
+    costs: at its own size a small picture agrees with itself. Raises as ``judge``.
     """
     runner = open_proof(artifact, folder, threads, size)
     try:
-        found = _compared(runner, artifact, against, threads, where, bound).evidence
+        found = _compared(runner, artifact, against, threads, where, bound, base).evidence
     finally:
         runner.close()
     return tuple(msgspec.structs.replace(e, what=f"{e.what}@{size[0]}x{size[1]}") for e in found)
@@ -236,7 +240,13 @@ def spread(n: int, most: int | None) -> frozenset[int]:
 
 
 def _compared(
-    runner: Runner, artifact: Artifact, against: Reference, threads: int, where: str, bound: Bound | None
+    runner: Runner,
+    artifact: Artifact,
+    against: Reference,
+    threads: int,
+    where: str,
+    bound: Bound | None,
+    base: Reference | None = None,
 ) -> _Compared:
     environment: dict[str, Scalar] = {"engine": artifact.proof_engine, "threads": threads}
     when = datetime.now(UTC).isoformat(timespec="seconds")
@@ -252,8 +262,10 @@ def _compared(
     stream = ParityStream(against.task, against.margins())
     firsts: list[Arrays] = []
     own, likeness = against.metric, _Likeness(against.metric, against.answers)
-    pairs = zip(against.holdout, against.holdout_outputs, strict=True)
-    for number, (sample, expected) in enumerate(pairs):
+    same_class: list[bool] = []
+    whole = against.holdout_outputs if base is None else base.holdout_outputs
+    triples = zip(against.holdout, against.holdout_outputs, whole, strict=True)
+    for number, (sample, expected, at_base) in enumerate(triples):
         if shown is not None and number not in shown:
             continue
         if len(firsts) < GOLDEN_SAMPLES:
@@ -261,6 +273,9 @@ def _compared(
         answer = runner(sample)
         stream.add(expected, answer)
         likeness.add(number, sample, expected, answer)
+        if base is not None and against.task == "classification":
+            tops = (np.argmax(score_of(outputs), axis=-1).reshape(-1) for outputs in (at_base, answer))
+            same_class.extend(np.equal(*tops).tolist())
     parity = stream.result()
     _check_finite(parity.outputs, artifact)
     same = against.tally.part(labelled)
@@ -283,12 +298,28 @@ def _compared(
         margins.append(against.label_margins[number])
         moved.append(label_move(margins[-1], score_of(outputs)))
     accuracy = accuracy_evidence(tally, same, "measured", where, when, environment)
+    agreed = [_base_agreement(same_class, where, when, environment)] if same_class else []
     evidence = (
         *parity_evidence(parity, "measured", where, when, environment),
         *accuracy,
         _expected(next(e for e in accuracy if e.what == "accuracy_drop"), margins, moved),
+        *agreed,
     )
     return _Compared(evidence, tally, same, tuple(firsts))
+
+
+def _base_agreement(same: Sequence[bool], where: str, when: str, environment: dict[str, Scalar]) -> Evidence:
+    return Evidence(
+        what="base_agreement",
+        unit="fraction",
+        value=sum(same) / len(same),
+        how="measured",
+        where=where,
+        when=when,
+        n=len(same),
+        interval=wilson(sum(same), len(same)),
+        environment=environment,
+    )
 
 
 def _expected(drop: Evidence, margins: Sequence[LabelMargin], moved: Sequence[float]) -> Evidence:

@@ -68,7 +68,7 @@ def timeline(
     """The stack of ``panels`` from 0 to ``end_s``. Raises ValueError where a panel has no value at all."""
     narrow = width < 600
     left, right = (48.0, width - 12.0) if narrow else (62.0, width - 74.0)
-    unit, factor = _unit(end_s)
+    unit, factor = time_unit(end_s)
     x = Scale(0.0, end_s / factor, left, right)
     head = HEAD if marks else HEAD - BAND_LABEL
     body, top, bottom = [], head, head
@@ -89,7 +89,8 @@ def timeline(
     return svg(width, bottom + below + 32, "".join(body), key, "The soak over time", description)
 
 
-def _unit(end_s: float) -> tuple[str, float]:
+def time_unit(end_s: float) -> tuple[str, float]:
+    """The unit in which ``end_s`` reads well, and its seconds."""
     if end_s < 180:
         return "seconds", 1.0
     return ("minutes", 60.0) if end_s < 3 * 3600 else ("hours", 3600.0)
@@ -124,7 +125,7 @@ def _panel(
             (x(t / factor), y(v)) if v is not None else None
             for t, v in zip(middles_s, curve.values, strict=True)
         ]
-        parts.append(_path(points, curve.css))
+        parts.append(path(points, curve.css))
         last = next((p for p in reversed(points) if p is not None), None)
         if curve.label and last is not None and not narrow:
             ends.append((last[1], curve))
@@ -163,7 +164,7 @@ def _band(band: Band, area: Box, x: Scale, factor: float) -> str:
     )
 
 
-def _path(points: Sequence[tuple[float, float] | None], css: str) -> str:
+def path(points: Sequence[tuple[float, float] | None], css: str) -> str:
     """A line through the points, broken where nothing is known; a point between two gaps is a dot."""
     steps = [
         "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in run) + ("h0.1" if len(run) == 1 else "")

@@ -31,6 +31,7 @@ EventKind: TypeAlias = Literal[
     "memory",
     "not-finite",
     "corrupt",
+    "accelerator-lost",
     "source-ended",
     "source-failed",
     "source-lost",
@@ -117,6 +118,8 @@ class Health(Record, frozen=True, kw_only=True):
 
     ``temperature_c`` is the zone nearest to its trip point ``trip_c``; ``zone`` its name. ``clock_share`` is
     the clock of the moment over the highest. ``others_cpus`` is what other processes take, in CPUs.
+    ``busy_share`` is the share of the time since the look before in which the engine computed: no sensor
+    tells it, who makes the calls puts it in.
     """
 
     at_s: float
@@ -130,6 +133,7 @@ class Health(Record, frozen=True, kw_only=True):
     clock_share: float | None = None
     memory_free_bytes: int | None = None
     others_cpus: float | None = None
+    busy_share: float | None = None
 
 
 class Allowance(Record, frozen=True, kw_only=True):

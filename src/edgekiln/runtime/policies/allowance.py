@@ -1,0 +1,50 @@
+"""What the governor allows: the share of the time that the engine may compute, and the machine's power."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from edgekiln.runtime.policies.plan import Plan, View
+
+_SLACK = 1e-9
+MARGIN = 0.96
+"""A rung to be taken up keeps the allowance by so much, or the noise of its time would take it back at once."""
+
+
+def busy_share(view: View, plan: Plan, every: int) -> float | None:
+    """Calls a second times the time of a call; a server's time is not this machine's. None without a rate."""
+    if view.interval_ms is None:
+        return None
+    return 0.0 if plan.cloud else plan.call_ms / (view.interval_ms * every)
+
+
+def power_watts(view: View, plan: Plan, every: int) -> float | None:
+    """The machine's power of now, less what the setting in use takes of it, plus what this one would take.
+
+    None where the machine's power, the rate or one of the two energies is not known.
+    """
+    health, here = view.seen.health, view.here_watts
+    if health is None or health.power_watts is None or here is None:
+        return None
+    if view.interval_ms is None or plan.energy_mj is None:
+        return None
+    return health.power_watts - here + plan.energy_mj / (view.interval_ms * every)
+
+
+def marked(view: View, plans: Sequence[Plan]) -> Sequence[Plan]:
+    """Each plan with what of the allowance it would break."""
+    return [_marked(view, plan) for plan in plans]
+
+
+def _marked(view: View, plan: Plan) -> Plan:
+    allowed, busy, power = view.seen.allowance, plan.busy_share, plan.power_watts
+    here = plan.setting == view.current or allowed.busy_share >= 1.0
+    if busy is not None and busy > allowed.busy_share * (1.0 if here else MARGIN) + _SLACK:
+        what = f"{busy:.0%} busy, {allowed.busy_share:.0%} allowed"
+    elif power is not None and allowed.power_watts is not None and power > allowed.power_watts + _SLACK:
+        what = f"{power:.1f} W, {allowed.power_watts:.1f} W allowed"
+    else:
+        return plan
+    return msgspec.structs.replace(plan, forbidden=what)

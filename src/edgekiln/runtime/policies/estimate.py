@@ -1,0 +1,163 @@
+"""How long a call of each rung takes now: learned from every call, and guessed where there was none yet.
+
+A rung's *base* is the logarithm of its typical time on this machine; the *load* is the logarithm of how much
+slower than its base the rung in use is at the moment. What one rung shows of the load shifts the estimate of
+all others. Bases start at the bundle's evidence, moved by what the tried rungs showed of this machine, and
+are learned by a scalar Kalman filter per rung (the load's jumps count as noise of the measurement). The
+estimate at a percentile is an order statistic of the rung's own latest calls: it rises with the second slow
+call and falls when those have left the window.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from edgekiln.records import Record
+from edgekiln.runtime.vocabulary import Goal, Rung
+
+WINDOW = 64
+"""Calls of one rung that are remembered: at the 99th percentile one outlier in so many is none."""
+FEW = 16
+"""Below so many calls none is an outlier: a rung that was just taken has to show itself."""
+RECENT = 5
+MEMORY_S = 3.0
+"""How long the calls of a rung that is not in use still speak of it."""
+LOAD_VARIANCE, NOISE_VARIANCE = 0.04, 0.01
+TOLD_VARIANCE, GUESSED_VARIANCE, LEAST_VARIANCE = 0.09, 1.0, 4e-4
+FAILED_TIMES = 2.0
+"""A call that failed counts as one of so many deadlines."""
+
+
+class Track(Record, frozen=True, kw_only=True):
+    """What is known of one rung, one frame a call. ``samples`` are (when it ended in s, ms), oldest first.
+
+    ``prior`` is the logarithm of the evidence or of a guess, ``shift`` what was learned on top of it (None:
+    never tried). ``high_ms`` is the goal's percentile of ``samples``, ``peak_ms`` the worst of the latest.
+    ``valid_until_s``: when they stop speaking of a rung that is not in use. ``refused_s``: when the rung was
+    last found late, and ``hold_s`` for how long it is left alone then. ``remote``: a server's, which no load
+    here slows.
+    """
+
+    prior: float
+    variance: float
+    shift: float | None = None
+    samples: tuple[tuple[float, float], ...] = ()
+    high_ms: float = 0.0
+    peak_ms: float = 0.0
+    recent_ms: float = 0.0
+    mean_ms: float = 0.0
+    valid_until_s: float = 0.0
+    refused_s: float = -math.inf
+    hold_s: float = 0.0
+    remote: bool = False
+
+
+class Estimate(Record, frozen=True, kw_only=True):
+    """Milliseconds of one call. ``high_ms`` is at the goal's percentile, ``worst_ms`` what a careful guess
+    would say; both are equal where ``n`` own calls are fresh. ``mean_ms`` is the typical time."""
+
+    high_ms: float
+    worst_ms: float
+    mean_ms: float
+    peak_ms: float
+    n: int
+
+
+def priors(ladder: Sequence[Rung], goal: Goal) -> dict[str, Track]:
+    """A track per rung: the evidence where there is some, else the known rungs' time per pixel, else half the
+    deadline for the largest."""
+    told = {r.id: r.expected_ms for r in ladder if sound(r.expected_ms)}
+    areas = {r.id: float(r.size[0] * r.size[1]) if r.size else 0.0 for r in ladder}
+    per_pixel = sorted(ms / areas[i] for i, ms in told.items() if ms and areas[i] > 0)
+    largest = max(areas.values(), default=0.0)
+    usual = sorted(ms for ms in told.values() if ms)
+    tracks: dict[str, Track] = {}
+    for rung in ladder:
+        ms, variance = told.get(rung.id), TOLD_VARIANCE
+        if ms is None:
+            variance, area = GUESSED_VARIANCE, areas[rung.id]
+            if per_pixel and area > 0:
+                ms = per_pixel[len(per_pixel) // 2] * area
+            elif usual:
+                ms = usual[len(usual) // 2]
+            else:
+                ms = goal.deadline_ms / 2 * (area / largest if area > 0 else 1.0)
+        tracks[rung.id] = Track(prior=math.log(ms), variance=variance, remote=rung.place == "cloud")
+    return tracks
+
+
+def sound(ms: float | None) -> bool:
+    """Whether it is a time at all."""
+    return ms is not None and math.isfinite(ms) and ms > 0
+
+
+def shared_shift(tracks: Mapping[str, Track]) -> float:
+    """How much slower than its evidence this machine is, by the tried rungs: the logarithm, 0 before any."""
+    shifts = [t.shift for t in tracks.values() if t.shift is not None and not t.remote]
+    return sum(shifts) / len(shifts) if shifts else 0.0
+
+
+def base(track: Track, shared: float) -> float:
+    """The logarithm of the typical time of a call, in ms."""
+    if track.shift is not None:
+        return track.prior + track.shift
+    return track.prior + (0.0 if track.remote else shared)
+
+
+def learned(
+    track: Track, at_s: float, ms: float, percentile: float, load: float, shared: float, memory_s: float
+) -> tuple[Track, float]:
+    """The track after a call of ``ms``, and the load that it shows. ``memory_s``: how long the call speaks
+    of its rung. A load of NaN: nothing was ever tried, and the machine is as slow as this call says."""
+    known, first = base(track, shared), math.isnan(load)
+    surprise = math.log(ms) - known - (0.0 if first else load)
+    gain = 1.0 if first else track.variance / (track.variance + LOAD_VARIANCE + NOISE_VARIANCE)
+    known += gain * surprise
+    variance = max(LEAST_VARIANCE, (1 - gain) * track.variance, NOISE_VARIANCE if first else 0.0)
+    samples = (*track.samples, (at_s, ms))[-WINDOW:]
+    values = sorted(v for _, v in samples)
+    n = len(values)
+    latest = sorted(v for _, v in samples[-RECENT:])
+    made = msgspec.structs.replace(
+        track,
+        shift=known - track.prior,
+        variance=variance,
+        samples=samples,
+        high_ms=values[n - 1 - outliers(n, percentile)],
+        peak_ms=latest[-1],
+        recent_ms=latest[(len(latest) - 1) // 2],
+        mean_ms=sum(values) / n,
+        valid_until_s=max(track.valid_until_s, at_s + memory_s),
+    )
+    return made, math.log(made.recent_ms) - known
+
+
+def outliers(n: int, percentile: float) -> int:
+    """How many of the slowest of ``n`` calls lie beyond the percentile."""
+    beyond = int((1 - percentile) * n)
+    return min(n - 1, beyond if n < FEW else max(1, beyond))
+
+
+def estimate(track: Track, load: float, worst: float, shared: float) -> Estimate:
+    """Of a rung on this machine. ``load`` is the present one, ``worst`` the worst that was just seen."""
+    if track.samples:
+        high = track.high_ms
+        return Estimate(
+            high_ms=high, worst_ms=high, mean_ms=track.mean_ms, peak_ms=track.peak_ms, n=len(track.samples)
+        )
+    known = base(track, shared)
+    load, worst = (0.0, 0.0) if track.remote or math.isnan(load) else (load, worst)
+    now = math.exp(min(known + load, 60.0))
+    worst_ms = math.exp(min(known + max(load, worst), 60.0))
+    return Estimate(high_ms=now, worst_ms=worst_ms, mean_ms=now, peak_ms=worst_ms, n=0)
+
+
+def aged(tracks: Mapping[str, Track], now_s: float) -> Mapping[str, Track]:
+    """Without the calls that no longer speak of their rung. The same object where nothing changed."""
+    old = [k for k, t in tracks.items() if t.samples and now_s > t.valid_until_s]
+    if not old:
+        return tracks
+    return {**tracks, **{k: msgspec.structs.replace(tracks[k], samples=()) for k in old}}
