@@ -36,9 +36,8 @@ class Track(Record, frozen=True, kw_only=True):
 
     ``prior`` is the logarithm of the evidence or of a guess, ``shift`` what was learned on top of it (None:
     never tried). ``high_ms`` is the goal's percentile of ``samples``, ``peak_ms`` the worst of the latest.
-    ``valid_until_s``: when they stop speaking of a rung that is not in use. ``refused_s``: when the rung was
-    last found late, and ``hold_s`` for how long it is left alone then. ``remote``: a server's, which no load
-    here slows.
+    ``valid_until_s``: when they stop speaking of a rung that is not in use. ``hold_s``: how long a rung
+    that was found late is left alone. ``remote``: a server's, which no load here slows.
     """
 
     prior: float
@@ -50,7 +49,6 @@ class Track(Record, frozen=True, kw_only=True):
     recent_ms: float = 0.0
     mean_ms: float = 0.0
     valid_until_s: float = 0.0
-    refused_s: float = -math.inf
     hold_s: float = 0.0
     remote: bool = False
 

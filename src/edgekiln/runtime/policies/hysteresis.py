@@ -17,7 +17,7 @@ from edgekiln.records import Record
 from edgekiln.runtime.policies import batch, burst
 from edgekiln.runtime.policies.estimate import FEW
 from edgekiln.runtime.policies.plan import MARGIN, Plan, View
-from edgekiln.runtime.policies.state import HOLD_S, State, may_try
+from edgekiln.runtime.policies.state import CALM_S, HOLD_S, State, may_duck
 from edgekiln.runtime.vocabulary import Setting
 
 PROOF = 3
@@ -70,6 +70,8 @@ def choose(state: State, view: View, plans: Sequence[Plan]) -> Choice:
     if broken:
         return _leave(view, plans, here, broken)
     here = msgspec.structs.replace(here, setting=view.current)  # the plan may answer more frames than it
+    if may_duck(state, view.seen) and (duck := _duck(view, plans, here)) is not None:
+        return duck
     better = _better(state, view, plans, here)
     if better is not None:
         return better
@@ -116,6 +118,14 @@ def _leave(view: View, plans: Sequence[Plan], here: Plan | None, why: str) -> Ch
         least = here
     why = f"no setting keeps all bounds; {least.setting.rung} is the least bad: {why}"
     return Choice(move="leave", plan=least, why=why, meets=False)
+
+
+def _duck(view: View, plans: Sequence[Plan], here: Plan) -> Choice | None:
+    """Away from a rung of which one call was late, the first for a while: it may be the first of many."""
+    others = [p for p in plans if p.setting.rung != here.setting.rung]
+    sure = [p for p in others if not p.forbidden and not p.late_at_worst and p.quality < here.quality]
+    why = f"a call of {here.setting.rung} took {here.peak_ms:.1f} ms, the first so long for a while"
+    return Choice(move="leave", plan=best(view, sure), why=why) if sure else None
 
 
 def _badness(plan: Plan) -> tuple[float, float]:
@@ -173,11 +183,11 @@ def _wins(view: View, plan: Plan, here: Plan) -> bool:
 def _towards(state: State, view: View, target: Plan, here: Plan) -> Choice | None:
     """The next step to ``target``: take it up, have it probed, try it; None where it has to wait."""
     waited = state.now_s - state.changed_s
+    if state.fled and waited < CALM_S:
+        return None
     why = f"{target.setting.rung} is foretold {target.latency_ms:.1f} of {view.goal.deadline_ms:.4g} ms"
     if target.setting.rung == here.setting.rung:
         return Choice(move="improve", plan=target, why=why) if waited >= DWELL_S else None
-    if not may_try(state, target.setting.rung):
-        return None
     if target.n >= PROOF:
         return Choice(move="improve", plan=target, why=f"{why} after {target.n} calls")
     if state.probes and _idle(view, target, here):
