@@ -76,7 +76,7 @@ def test_the_page_tells_the_whole_session() -> None:
     text, total = said(HOT), HOT.snapshot.total
     assert f"answered of {total.entered:,}" in text
     assert f"{total.late} of {total.done:,} answers late" in text
-    for panel in ("Latency, ms", "Rung", "Frames late, dropped or failed", "Temperature, °C", "Power, W"):
+    for panel in ("Latency, ms", "Rung", "Frames late or lost", "Temperature, °C", "Power, W"):
         assert panel in text
     for limit in ("deadline 50.0 ms", "trip point 88.0 °C", "budget 10.0 W"):
         assert f"dotted: {limit}" in text

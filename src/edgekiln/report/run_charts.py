@@ -87,7 +87,7 @@ def _panels(found: Played) -> list[_Panel]:
     if names:
         made.append(_Panel("Rung", max(44.0, STEP * len(names)), lambda f: _rungs(f, rows, names)))
     if any(r.late or r.dropped or r.failed for r in rows):
-        made.append(_Panel("Frames late, dropped or failed, per second", LOW, lambda f: _lost(f, rows)))
+        made.append(_Panel("Frames late or lost, per second", LOW, lambda f: _lost(f, rows)))
     heat, watts = [r.temperature_c for r in rows], [r.power_watts for r in rows]
     if any(v is not None for v in heat):
         trips = [r.trip_c for r in rows if r.trip_c is not None]
