@@ -245,8 +245,8 @@ def _foreseen(state: State, model: Thermal, health: Health, limit: float) -> _Ta
         return _Target(1.0, "forecast", why)
     hold = (thermal.sustainable(model, limit) - idle) / max(added, 1e-9)
     why = (
-        f"{zone} at {model.temperature_c:.1f} °C would reach {warmest:.0f} °C within {AHEAD_S[-1]:.0f} s at full "
-        f"load, the limit is {limit:.0f} °C; about {min(1.0, max(0.0, hold)):.0%} can be held"
+        f"{zone} at {model.temperature_c:.1f} °C would reach {warmest:.0f} °C within {AHEAD_S[-1]:.0f} s at "
+        f"full load, the limit is {limit:.0f} °C; about {min(1.0, max(0.0, hold)):.0%} can be held"
     )
     return _Target(share, "forecast", why)
 
