@@ -32,9 +32,8 @@ def main() -> None:
     full = [w for load, w, _ in rows if load >= 0.99]
     steps = [abs(b - a) for (_, _, a), (_, _, b) in pairwise(rows) if a != b]
     quiet = [b - a for (la, _, a), (lb, _, b) in pairwise(rows) if la == lb == 0.0]
-    print(
-        f"idle {statistics.mean(idle):.2f} W ({len(idle)} lines), full {statistics.mean(full):.2f} W ({len(full)})"
-    )
+    print(f"idle {statistics.mean(idle):.2f} W in {len(idle)} lines")
+    print(f"full {statistics.mean(full):.2f} W in {len(full)} lines")
     print(f"tj: least step {min(steps):.5f} K, noise {statistics.stdev(quiet) / 2**0.5:.3f} K while idle")
     print(thermal.describe(model))
 
