@@ -136,7 +136,7 @@ FAULTS = (
     "well", "hang", "crashed", "memory", "refused", "accelerator-lost", "unexpected", "nan", "shape",
     "open:corrupt", "open:refused",
 )  # fmt: skip
-# Deadline in milliseconds, seconds until the next call, whether the watchdog looks, and which rung is asked for.
+# Deadline (ms), seconds until the next call, whether the watchdog looks, and which rung is asked for.
 CALL = st.tuples(st.floats(1, 200), st.floats(0, 1), st.booleans(), st.integers(0, 3))
 CALLS = st.lists(CALL, min_size=1, max_size=20)
 SCRIPT = st.lists(st.tuples(st.sampled_from(FAULTS), st.floats(0.1, 120)), max_size=12)
