@@ -1,7 +1,7 @@
 """The real ONNX Runtime, misbehaving on order: the file ``orders`` beside the model says how, while it runs.
 
-No file, or an empty one, is good behaviour. ``python -m`` free: ``python tests/fakes/guard_engine.py`` is the
-isolated worker with this engine in its table.
+No file, or an empty one, is good behaviour. Run as a program it is the isolated worker with this engine in
+its table.
 """
 
 import os
@@ -59,8 +59,8 @@ class _Runner:
 
 def open(artifact, folder, threads):
     orders = folder / ORDERS
-    if orders.exists() and orders.read_text() == "hang at opening":
-        time.sleep(1e6)
+    while orders.exists() and orders.read_text() == "hang at opening":
+        time.sleep(0.01)
     return _Runner(onnxruntime.open(artifact, folder, threads), folder)
 
 

@@ -244,10 +244,23 @@ def test_one_that_flaps_is_demoted_and_comes_back():
 
 
 def test_the_last_one_standing_is_asked_though_it_rests():
-    world = World(scripts={"a": [("nan", 5.0), ("nan", 5.0)]})
+    world = World(scripts={"a": [("nan", 5.0)]})
     chain = world.chain(["a"])
     assert isinstance(ask(chain), NoAnswer)
-    assert isinstance(ask(chain), NoAnswer)
+    assert ask(chain).rung == "a"
+    chain.close()
+
+
+def test_an_engine_that_answers_with_nan_again_is_opened_anew():
+    world = World(scripts={"a": [("nan", 5.0), ("nan", 5.0)]})
+    chain = world.chain(["a"])
+    first = chain._post["a"].seat
+    for _ in range(2):
+        assert isinstance(ask(chain), NoAnswer)
+    world.now_s += 1
+    chain.tend()
+    chain.tend()
+    assert chain._post["a"].seat is not first
     assert ask(chain).rung == "a"
     chain.close()
 

@@ -73,6 +73,10 @@ def kinds(events, what="first"):
     return {e.kind for e in events if e.what == what}
 
 
+def engine_threads():
+    return sum(t.name.startswith("edgekiln") for t in threading.enumerate())
+
+
 def pid_of(chain, name="first"):
     return chain._post[name].seat._runner.pid
 
@@ -193,9 +197,9 @@ def test_an_opening_that_hangs_costs_nobody_an_answer(tmp_path):
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_out_of_memory_in_a_process_of_its_own(tmp_path, made, engine):
-    """1.6 GB of activations do not fit into 600 MB; the next candidate's process has no limit."""
+    """784 MB of activations do not fit into 500 MB; the next candidate's process has no limit."""
     two = [candidate(tmp_path, n, graph=outer(), engine=engine) for n in ("first", "second")]
-    limits = {"first": 600 << 20, "second": None}
+    limits = {"first": 500 << 20, "second": None}
     chain, events = made(
         two,
         lambda: {"x": np.ones((100, 1), np.float32)},
@@ -203,9 +207,9 @@ def test_out_of_memory_in_a_process_of_its_own(tmp_path, made, engine):
         open_apart=lambda c: Isolated(c, memory_bytes=limits[c.rung.id]),
         rules=Rules(first_s=0.05, hung_ms=60_000),
     )
-    large = ask(chain, 30_000, lambda: {"x": np.ones((20_000, 1), np.float32)})
+    large = ask(chain, 30_000, lambda: {"x": np.ones((14_000, 1), np.float32)})
     assert (large.rung, large.hops) == ("second", ("first",))
-    assert large.outputs["y"] > 1e8  # 4e8, summed in float32
+    assert large.outputs["y"] > 1e8  # 2e8, summed in float32
     eventually(lambda: kinds(events) & {"memory", "not-finite"})
     small = {"x": np.ones((100, 1), np.float32)}
     eventually(lambda: ask(chain, 5000, lambda: small).rung == "first")
@@ -255,8 +259,8 @@ def test_with_all_of_them_hanging_the_deadline_is_kept(tmp_path, made):
 
 
 def test_a_chain_that_closes_leaves_nothing_not_even_of_what_hangs(three):
-    before = held()
-    for isolate in ("never", "always"):
+    before = None  # what libraries keep for themselves after their first use is no leak
+    for isolate in ("never", "always", "never", "always"):
         order(three[0], "")
         chain = Chain(three, open_apart=guarded, isolate=isolate, rules=RULES)
         eventually(lambda chain=chain: chain.answer(lambda c: picture(), 5000).rung == "first")
@@ -267,8 +271,11 @@ def test_a_chain_that_closes_leaves_nothing_not_even_of_what_hangs(three):
         chain.close()
         with pytest.raises(NoAnswer):
             ask(chain)
-    order(three[0], "")  # the abandoned thread comes back, finds its engine closed and ends
-    eventually(lambda: held() == before)
+        order(three[0], "")  # the abandoned thread comes back, finds its engine closed and ends
+        eventually(lambda: engine_threads() == 0)
+        if isolate == "always":
+            before = before or eventually(lambda: children() == [] and held())
+            eventually(lambda: held() == before)
     assert children() == []
 
 

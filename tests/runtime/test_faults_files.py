@@ -110,7 +110,7 @@ def test_an_artifact_damaged_before_the_start_is_refused_and_comes_back_when_who
 @pytest.mark.parametrize("which", range(3))
 @pytest.mark.parametrize("how", HOW)
 def test_an_artifact_that_is_damaged_while_it_runs(bundle, which, how):
-    """In place: out of service until it is whole. Replaced or gone: the engine holds the old one and goes on."""
+    """In place: out of service until whole. Replaced or gone: the engine goes on with the old one."""
     held, candidates = bundle
     victim = candidates[which]
     chain, events = chain_of(held, [victim, *(c for c in candidates if c is not victim)])
