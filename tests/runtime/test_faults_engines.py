@@ -275,7 +275,7 @@ def test_a_chain_that_closes_leaves_nothing_not_even_of_what_hangs(three):
         eventually(lambda: engine_threads() == 0)
         if isolate == "always":
             before = before or eventually(lambda: children() == [] and held())
-            eventually(lambda: held() == before)
+            eventually(lambda before=before: held() == before)
     assert children() == []
 
 
