@@ -242,8 +242,8 @@ class Chain:
                 self._set(name, rule.timed(self._standings[name], took_ms))
             if fault.kind not in {"refused", "closed"}:
                 self._fall(name, fault, now)
-            post = self._post[name]
-            if fault.kind in GONE and post.seat is seat:
+            post, worn = self._post[name], self._standings[name].failures >= self._rules.reopen_after
+            if (fault.kind in GONE or (fault.kind == "not-finite" and worn)) and post.seat is seat:
                 self._watchdog.vacate(post, fault)
 
     def _fall(self, name: str, fault: Fault, now: float) -> None:
