@@ -1,7 +1,7 @@
 """``edgekiln run BUNDLE --input``: sources in, answers out, and all that keeps the deadline in between.
 
-The way of a frame: a source reads it (``streams``), the pump takes it in its turn, the chain answers it on the
-rung that the steering chose (``answering``, ``degrade``, ``steering``), and what became of it is counted
+The way of a frame: a source reads it (``streams``), the pump takes it in its turn, the chain answers it on
+the rung that the steering chose (``answering``, ``degrade``, ``steering``), and what became of it is counted
 (``metrics``), logged (``events``) and shown.
 """
 
@@ -89,6 +89,7 @@ class Shown:
     notes: tuple[str, ...]
     labels: tuple[str, ...]
     task: str
+    goal: Goal
     unusable: tuple[Unusable, ...] = ()
 
 
@@ -155,6 +156,7 @@ def _shown(order: Order, held: Opened, found: Sequence[Candidate], out: tuple[Un
         notes=tuple(dict.fromkeys(c.note for c in found if c.note)),
         labels=held.labels,
         task=manifest.task,
+        goal=order.goal,
         unusable=out,
     )
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from edgekiln.records import Scalar
 from edgekiln.runtime import governor
 from edgekiln.runtime.metrics import Metrics
 from edgekiln.runtime.policies.combine import Decision, decide
@@ -106,7 +107,7 @@ class Steering:
 
 def changed(before: Setting, decision: Decision, at_s: float) -> Event:
     """The event of a change of the setting."""
-    facts = {
+    facts: dict[str, Scalar] = {
         "rung": decision.setting.rung,
         "every": decision.setting.every,
         "batch": decision.setting.batch,
