@@ -24,7 +24,7 @@ from edgekiln.runtime.policies.estimate import (
 from edgekiln.runtime.vocabulary import Call, Goal, Observation, Rung, Setting
 
 CALM_S = 0.5
-"""How long after a flight nothing is tried."""
+"""How long after a refusal nothing is tried: what the refused rung took still weighs on all."""
 HOLD_S = 2.0
 """How long a rung that was late is left alone, the first time."""
 LATES_AT_ONCE = 2.0
@@ -34,8 +34,8 @@ STALLED_TIMES = 2.0
 """A call of so many deadlines makes those that wait behind it late too."""
 DUCK_LATES = 3.0
 DEFAULT_INTERVAL_MS = 50.0
-WAKE_S = 0.15
-"""A call that ends so soon after a probe may be late because of it."""
+WAKE_S = 0.1
+"""A call that begins so soon after a probe may be late because of it."""
 CARRY_S = 0.1
 """A call that begins so soon after a rung was fled from may still suffer from its excess: the kernel's period
 of a CPU quota, which may be used up, is so long."""
@@ -60,7 +60,8 @@ class State(Record, frozen=True, kw_only=True):
     ``worst`` are logarithms (see ``estimate``), NaN before the first call. ``asked`` is the rung whose probe
     was asked for and has not come, ``asks`` times since ``asked_s``; ``probes`` is False where the loop does
     not make them. ``probed_s`` is when the last probe, of ``probed``, ended. ``fled``: the rung in use was
-    taken because another was late. ``ducked_s`` is when a rung was last left for one late call.
+    taken because another was late. ``ducked_s`` is when a rung was last left for one late call,
+    ``refused_s`` when one was last refused.
     """
 
     goal: Goal
@@ -74,6 +75,7 @@ class State(Record, frozen=True, kw_only=True):
     changed_s: float = -math.inf
     fled: bool = False
     ducked_s: float = -math.inf
+    refused_s: float = -math.inf
     asked: str = ""
     asks: int = 0
     asked_s: float = 0.0
@@ -162,9 +164,10 @@ def _called(state: State, seen: Observation, call: Call) -> State:
 def _timed(state: State, seen: Observation, rung: str, ms: float, at_s: float, live: bool) -> State:
     """A frame's time alone goes into its rung's track; one that is late refuses a rung that is not in use."""
     late = ms + seen.overhead_ms > state.goal.deadline_ms
-    if live and late and state.probed != rung and 0 <= at_s - state.probed_s <= WAKE_S:
+    if live and late and state.probed != rung and 0 <= at_s - state.probed_s <= WAKE_S + ms * 1e-3:
         # The probe before it took its time (a quota, a busy core): the probed rung costs too much just now.
-        return refused(state, seen, state.probed, harm=True)
+        told = state.now_s - state.refused_s < CALM_S
+        return state if told else refused(state, seen, state.probed, harm=True)
     here, shared = state.tracks[rung], shared_shift(state.tracks)
     if live and late and state.fled and at_s - ms * 1e-3 - state.changed_s <= CARRY_S:
         return state
@@ -207,7 +210,7 @@ def _held(state: State, rung: str, here: Track, high_ms: float, hold_s: float) -
         high_ms=high_ms,
         valid_until_s=state.now_s + hold_s,
     )
-    return msgspec.structs.replace(state, tracks={**state.tracks, rung: made})
+    return msgspec.structs.replace(state, tracks={**state.tracks, rung: made}, refused_s=state.now_s)
 
 
 def left(state: State, seen: Observation) -> State:
