@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=14.0, help="of a round")
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
-    seconds, rounds = (1.5, 1) if given.quick else (given.seconds, given.rounds)
+    seconds, rounds = (0.6, 1) if given.quick else (given.seconds, given.rounds)
     unfit = fitness()
     found: list[Round] = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -244,7 +244,7 @@ def _goal(found: Sequence[Round], deadline_ms: float, fps: float, seconds: float
         columns=("contender", "frames", "without an answer", "late", "goal"),
         rows=tuple(rows),
         note=(
-            f"Deadline {deadline_ms:g} ms, {fps:g} frames a second, {rounds} round(s) of {seconds:g} s for each "
-            "network and contender."
+            f"Deadline {deadline_ms:g} ms, {fps:g} frames a second, {rounds} round(s) of {seconds:g} s "
+            "for each network and contender."
         ),
     )
