@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekiln.engines import Arrays
-from edgekiln.errors import BadInput, DeadlineMissed, EdgekilnError, NoAnswer
+from edgekiln.errors import BadInput, EdgekilnError
 from edgekiln.runtime.degrade import Chain
 from edgekiln.runtime.hybrid.offload import Offloader
 from edgekiln.runtime.hybrid.privacy import Raw, Sendable
@@ -84,7 +84,7 @@ class Answering:
                 edge = lambda: self._here(frames, setting, left_ms, waited_ms)[0]  # noqa: E731
                 return [self._hybrid(lambda: made(frames[0], slot), edge, left_ms, waited_ms)]
             return self._here(frames, setting, left_ms, waited_ms)
-        except (DeadlineMissed, NoAnswer) as error:
+        except EdgekilnError as error:
             return [Missed(error.why)] * len(frames)
 
     def _hybrid(

@@ -8,6 +8,7 @@ the rung that the steering chose (``answering``, ``degrade``, ``steering``), and
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -45,6 +46,8 @@ RATE_S = 3.0
 MOST_EVENTS = 400
 FIRST_S = 120.0
 """An engine may take so long to open before the first frame is read."""
+OTHERS_S = 20.0
+"""So long the first frame waits for the others: opening them takes the cores that a deadline needs."""
 
 
 class Order(Record, frozen=True, kw_only=True):
@@ -225,6 +228,7 @@ class _Playing:
         # Engines open in the background, and a deadline is no time for it: the first frame waits for one.
         rung = self._steering.setting.rung
         chain.answer(lambda candidate: slots[candidate.rung.id].buffers, FIRST_S * 1e3, rung)
+        chain.settled(OTHERS_S)
         self._watch = machine.Watch(stack.enter_context(machine.sources(root)))
         stack.enter_context(self._watch)
         self._sources = _sources(order, notices, stack)
@@ -235,10 +239,12 @@ class _Playing:
         self._arrivals: deque[tuple[float, int]] = deque()
         self._interval_ms: float | None = None if goal.fps is None else 1e3 / goal.fps
         self._health_s = self._logged_s = float("-inf")
+        self._ready = threading.Event()  # the pump's threads are at work before its name is known here
         self._pump = Pump(
             self._sources, self._answer, lambda: self._steering.setting, workers=1, tell=notices
         )
         stack.enter_context(self._pump)
+        self._ready.set()
 
     def snapshot(self) -> Snapshot:
         """All counts of this moment."""
@@ -278,6 +284,7 @@ class _Playing:
     # ------------------------------------------------------------ a call, on the pump's thread
 
     def _answer(self, frames: Sequence[Frame], setting: Setting) -> Sequence[Answer | Missed]:
+        self._ready.wait()
         found = self._answering(frames, setting)
         waiting = self._waiting()
         link = None if self._offloader is None else self._offloader.link()
