@@ -110,6 +110,8 @@ def place_of(text: str) -> Place:
             cure = f"Give an address that starts with {', '.join(s + '://' for s in SCHEMES)}"
             raise BadInput(doing, shown(text), "nothing here reads such an address", cure)
         return Place(kind="url", value=text)
+    if not text:
+        raise BadInput(doing, "''", "it is empty", "Give a file, a folder, camera:0 or an address")
     path = Path(text)
     try:
         if path.is_dir():
