@@ -76,6 +76,7 @@ class _Frame:
     edge: Future[Mapping[str, NDArray[Any]]] | None = None
     fault: ServerFault | None = None
     edge_error: BaseException | None = None
+    edge_due_ms: float = 0.0
     hops: list[str] = field(default_factory=list)
 
 
@@ -208,11 +209,16 @@ class Offloader:
                 if outputs is not None:
                     return self._answered(now, outputs, cloud=True)
             if now.edge is None and (now.sent is None or elapsed_ms >= now.plan.edge_after_ms):
+                now.edge_due_ms = min(elapsed_ms, now.plan.edge_after_ms) if now.sent else elapsed_ms
                 now.edge = self._begin(edge)
             if now.edge is not None and now.edge.done() and now.edge_error is None:
                 now.edge_error = self._closed() if now.edge.cancelled() else now.edge.exception()
                 if now.edge_error is None:
-                    return self._answered(now, now.edge.result(), cloud=False)
+                    answer = self._answered(now, now.edge.result(), cloud=False)
+                    # As the caller sees it: threads that wait for a busy processor are part of it.
+                    with self._lock:
+                        self._edge_ms.append(answer.latency_ms - now.edge_due_ms)
+                    return answer
             if now.edge_error is not None and now.sent is None:
                 raise now.edge_error
             until_ms = now.plan.edge_after_ms if now.edge is None else now.deadline_ms * _PATIENCE
