@@ -74,6 +74,8 @@ class _InPlace:
         for name, array in inputs.items():
             if self._bound.get(name) is not array:
                 self._bind(name, array)
+        if self._bounds:
+            _spoil(self._request, len(self._outputs))
         results = self._request.infer(share_outputs=True)
         if self._results:
             return dict(self._results)
