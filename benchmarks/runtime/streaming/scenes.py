@@ -113,7 +113,7 @@ def sources(scene: str, video: Path, streams: int, seconds: float) -> list[Sourc
     Each reads its own copy of the video in a loop, at 30 frames a second (the fast one at 120).
     """
     if scene == "ready":
-        return [Ready(f"stream {i}", 4 * FPS) for i in range(streams)]
+        return [Ready(f"stream {i}", FPS) for i in range(streams)]
     made: list[Source] = []
     for i in range(streams):
         pace = FPS * FAST if scene == "one fast" and i == 0 else FPS
