@@ -97,7 +97,7 @@ def work(folder: Path, engine: str, threads: int, rounds: int) -> list[Pair]:
             inputs = dict(held)
         runner = open_engine(engine, place.artifact, Path(place.folder), threads)
         bare = BARE[engine](Path(place.folder) / place.artifact.entry, place.artifact, threads, inputs)
-        ours_us, bare_us = _alternate(lambda r=runner, i=inputs: r(i), bare, rounds)  # type: ignore[misc]
+        ours_us, bare_us = alternate(lambda r=runner, i=inputs: r(i), bare, rounds)  # type: ignore[misc]
         runner.close()
         pairs.append(
             Pair(network=place.network, recipe=place.recipe, engine=engine, ours_us=ours_us, bare_us=bare_us)
@@ -105,7 +105,8 @@ def work(folder: Path, engine: str, threads: int, rounds: int) -> list[Pair]:
     return pairs
 
 
-def _bare_onnxruntime(path: Path, artifact: Artifact, threads: int, inputs: Mapping[str, Any]) -> Call:
+def onnxruntime_session(path: Path, artifact: Artifact, threads: int) -> Any:
+    """ONNX Runtime as a user would open the file, with the artifact's options."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -114,12 +115,11 @@ def _bare_onnxruntime(path: Path, artifact: Artifact, threads: int, inputs: Mapp
     options.inter_op_num_threads = 1
     spinning = "1" if artifact.options.get("spinning", False) else "0"
     options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    feed = dict(inputs)
-    return lambda: session.run(None, feed)
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def _bare_openvino(path: Path, artifact: Artifact, threads: int, inputs: Mapping[str, Any]) -> Call:
+def openvino_request(path: Path, artifact: Artifact, threads: int) -> Any:
+    """An inference request of OpenVINO as a user would make it, with the artifact's options."""
     import openvino
 
     config = {
@@ -129,8 +129,16 @@ def _bare_openvino(path: Path, artifact: Artifact, threads: int, inputs: Mapping
         "INFERENCE_NUM_THREADS": str(threads),
         "CACHE_DIR": "",
     }
-    request = openvino.Core().compile_model(str(path), "CPU", config).create_infer_request()
-    feed = dict(inputs)
+    return openvino.Core().compile_model(str(path), "CPU", config).create_infer_request()
+
+
+def _bare_onnxruntime(path: Path, artifact: Artifact, threads: int, inputs: Mapping[str, Any]) -> Call:
+    session, feed = onnxruntime_session(path, artifact, threads), dict(inputs)
+    return lambda: session.run(None, feed)
+
+
+def _bare_openvino(path: Path, artifact: Artifact, threads: int, inputs: Mapping[str, Any]) -> Call:
+    request, feed = openvino_request(path, artifact, threads), dict(inputs)
     return lambda: request.infer(feed)
 
 
@@ -140,24 +148,24 @@ BARE: dict[str, Callable[[Path, Artifact, int, Mapping[str, Any]], Call]] = {
 }
 
 
-def _alternate(
+def alternate(
     ours: Call, bare: Call, rounds: int
 ) -> tuple[tuple[tuple[float, ...], ...], tuple[tuple[float, ...], ...]]:
     """``rounds`` blocks of each, in turns, the first of a round by a seeded coin. Warms up both first."""
-    once = min(_block(ours, 5)[-1], _block(bare, 5)[-1])
-    _block(ours, calls := max(5, min(200, round(BLOCK_SECONDS * 1e6 / once))))
-    _block(bare, calls)
+    once = min(timed_block(ours, 5)[-1], timed_block(bare, 5)[-1])
+    timed_block(ours, calls := max(5, min(200, round(BLOCK_SECONDS * 1e6 / once))))
+    timed_block(bare, calls)
     found: tuple[list[tuple[float, ...]], list[tuple[float, ...]]] = ([], [])
     coin = np.random.default_rng(0)
     for _ in range(rounds):
         first = int(coin.integers(2))
         for which in (first, 1 - first):
             # The other contender has just emptied the caches: the first calls of a block do not count.
-            found[which].append(_block((ours, bare)[which], LEAD_IN + calls)[LEAD_IN:])
+            found[which].append(timed_block((ours, bare)[which], LEAD_IN + calls)[LEAD_IN:])
     return tuple(found[0]), tuple(found[1])
 
 
-def _block(call: Call, calls: int) -> tuple[float, ...]:
+def timed_block(call: Call, calls: int) -> tuple[float, ...]:
     """Microseconds of ``calls`` calls."""
     clock = time.perf_counter_ns
     times = []

@@ -105,7 +105,7 @@ def test_debug_shows_the_traceback(kiln: Kiln) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [(), ("bake",), ("build",), ("run", "a.edgekiln"), ("bench", "a.onnx", "--samples", "0")]
+    "arguments", [(), ("bake",), ("build",), ("run",), ("bench", "a.onnx", "--samples", "0")]
 )
 def test_a_wrong_command_line_is_exit_code_2_with_the_usage(kiln: Kiln, arguments: tuple[str, ...]) -> None:
     done = kiln(*arguments)

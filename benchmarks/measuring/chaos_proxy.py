@@ -149,11 +149,16 @@ class ChaosProxy:
             self._tasks.discard(task)
             return
         self._open.add(back)
+        ways = (self._pump(reader, back, record), self._pump(there, writer, None))
+        pumps = [asyncio.create_task(way) for way in ways]
         try:
-            await asyncio.gather(self._pump(reader, back, record), self._pump(there, writer, None))
+            await asyncio.gather(*pumps)
         except (OSError, asyncio.CancelledError):
             pass
         finally:
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
             for end in (writer, back):
                 self._open.discard(end)
                 _cut(end)
@@ -194,8 +199,9 @@ class ChaosProxy:
             while self._condition.fault == "stall":
                 await asyncio.sleep(_TICK_S)
             how = self._condition
-            if answers and how.fault == "half-close":
-                chunk = chunk[: max(0, how.cut_after_bytes - passed)]
+            if answers and how.fault == "half-close" and passed + len(chunk) >= how.cut_after_bytes:
+                sink.write(chunk[: max(0, how.cut_after_bytes - passed)])
+                chunk = b""
             if not chunk:
                 with contextlib.suppress(OSError):
                     sink.write_eof()

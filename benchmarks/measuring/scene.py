@@ -29,7 +29,7 @@ from edgekiln.records import PassReport, Record
 from measuring.process import ROOT
 
 EXAMPLE = ROOT / "examples" / "efficientnet_lite0"
-Network = Literal["tiny", "efficientnet-lite0"]
+Network = Literal["one-node", "tiny", "efficientnet-lite0"]
 Inputs = dict[str, NDArray[Any]]
 
 
@@ -61,9 +61,9 @@ def demo_data() -> ModuleType:
 
 def scene(network: Network, cache: Path, threads: int) -> Scene:
     """The optimised graph of ``network`` and its data. Finished steps are kept in ``cache``."""
-    if network == "tiny":
-        source = cache / "tiny.onnx"
-        write_bytes(source, tiny_network())
+    if network != "efficientnet-lite0":
+        source = cache / f"{network}.onnx"
+        write_bytes(source, tiny_network() if network == "tiny" else one_node_network())
         intake = take_in(Job(model=ModelOrder(source=str(source), task="classification")), cache)
         return _scene(intake, cache, threads, lambda n: _random(intake, n), lambda: _random(intake, 8, 1000))
     data = demo_data()
@@ -181,6 +181,24 @@ def tiny_network() -> bytes:
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 32, 32])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 10])],
         held,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    onnx.checker.check_model(model)
+    serialised: bytes = model.SerializeToString()
+    return serialised
+
+
+def one_node_network() -> bytes:
+    """The mean of each channel of 1x3x8x8: a call of it is nearly all call."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("GlobalAveragePool", ["x"], ["y"], "pool")],
+        "one node",
+        [value("x", TensorProto.FLOAT, [1, 3, 8, 8])],
+        [value("y", TensorProto.FLOAT, [1, 3, 1, 1])],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
     onnx.checker.check_model(model)

@@ -94,6 +94,36 @@ def test_outputs_whose_shape_the_data_give_stand_beside_fixed_ones(tmp_path: Pat
     )
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_output_that_is_an_input_or_another_output_is_memory_of_its_own(
+    engine: str, tmp_path: Path
+) -> None:
+    value = helper.make_tensor_value_info
+    made = helper.make_graph(
+        [
+            helper.make_node("Identity", ["x"], ["same"]),
+            helper.make_node("Relu", ["x"], ["y"]),
+            helper.make_node("Identity", ["y"], ["again"]),
+            helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
+        ],
+        "g",
+        [value("x", TensorProto.FLOAT, [1, 4])],
+        [value(n, TensorProto.FLOAT, [1, 4]) for n in ("same", "y", "again")]
+        + [value("sum", TensorProto.FLOAT, [])],
+    )
+    graph = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    bound = bind(opened(tmp_path, engine, graph=graph))
+    assert bound is not None
+    for row in ([1, -2, 3, 4], [-1, 2, 0, 5]):
+        x = np.array([row], np.float32)
+        found = bound({"x": x})
+        assert found["same"].tolist() == [row]
+        assert found["y"].tolist() == found["again"].tolist() == [[max(0, n) for n in row]]
+        assert found["sum"] == sum(row)
+        found["same"][:] = 7
+        assert x.tolist() == [row]
+
+
 def test_a_tensor_that_is_no_array_of_numbers_has_no_such_path(tmp_path: Path) -> None:
     value = helper.make_tensor_value_info
     node = helper.make_node("Identity", ["x"], ["y"])

@@ -35,7 +35,7 @@ def hot_session(
     source = random.Random(seed)
     metrics = Metrics(GOAL, LADDER, idle_watts=3.0)
     metrics.event(Event(at_s=0.0, kind="opened", what="demo.edgekiln", why="asked for", done="int8@224x224"))
-    at, wanted = 0, None
+    at, hung = 0, int(seconds * 0.6)
     for second in range(seconds):
         share = second / seconds
         wanted = 0 if share < 0.4 else 1 if share < 0.5 else 2 if share < 0.75 else 0
@@ -46,7 +46,7 @@ def hot_session(
                 Event(at_s=float(second), kind="change", what=LADDER[wanted].id, why=why, done="switched")
             )
             at = wanted
-        if second == int(seconds * 0.6):
+        if second == hung:
             metrics.event(
                 Event(at_s=float(second), kind="hung", what="openvino", why="no answer", done="restarted")
             )
@@ -54,7 +54,10 @@ def hot_session(
             stream = streams[frame % len(streams)]
             metrics.frame_in(stream)
             base = (30.0, 24.0, 18.0)[at] * (1 + 0.9 * max(0.0, share - 0.3) * (share < 0.75))
-            took = base * source.lognormvariate(0, 0.12)
+            took = base * source.lognormvariate(0, 0.12) * (1.35 if 0.36 < share < 0.4 else 1.0)
+            if hung == second and frame < 3:
+                metrics.failed(stream, 1, "the engine hung")
+                continue
             if frame == 7 and second % 9 == 0:
                 metrics.dropped(stream, 1, "queue full")
                 continue

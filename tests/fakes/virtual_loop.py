@@ -1,7 +1,7 @@
 """A whole loop in virtual time: frames at a fixed rate, one engine, a machine whose times are a function.
 
-Like the real loop it answers the newest frame that waits, drops the older ones, and times what a decision asks
-to be probed in the idle time before the next frame.
+Like the real loop it answers the newest frame that waits, drops the older ones, and times what a decision
+asks to be probed in the idle time before the next frame.
 """
 
 from __future__ import annotations
@@ -69,9 +69,8 @@ def loop(
         taken, told = [], []
         for _ in range(max(setting.batch, setting.burst)):
             due = int(now / interval)
-            while frame < due:  # older frames than the newest that waits are dropped
-                if len(taken) + due - frame < max(setting.batch, setting.burst) + 1 and setting.batch > 1:
-                    break
+            room = max(setting.batch, setting.burst) - 1 - len(taken)  # of those that wait, so many are kept
+            while frame + room * setting.every < due:
                 run.frames.append((frame * interval, "", False))
                 frame += 1
             now = max(now, frame * interval)
@@ -94,7 +93,7 @@ def loop(
             for one in group:
                 ok = now - one * interval <= goal.deadline_ms * 1e-3
                 run.frames.append((one * interval, setting.rung, ok))
-        calls = told + calls
+        calls = calls + told
         seen = Observation(
             now_s=clock(now),
             calls=tuple(calls),

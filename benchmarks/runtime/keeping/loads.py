@@ -63,9 +63,11 @@ def _write(path: Path, text: str) -> None:
 def rivals(core: int, count: int) -> Iterator[Callable[[int], None]]:
     """``count`` processes that spin on ``core``, stopped at first; what is given lets so many of them run.
 
-    Each is a session of its own: else the kernel's autogroups would weigh them as one.
+    Each is a session of its own: else the kernel's autogroups would weigh them as one. They die with this
+    process however it dies (PR_SET_PDEATHSIG).
     """
-    code = f"import os\nos.sched_setaffinity(0, [{core}])\nprint(flush=True)\nwhile True: pass"
+    code = f"import ctypes, os\nctypes.CDLL(None).prctl(1, {int(signal.SIGKILL)})\n"
+    code += f"os.sched_setaffinity(0, [{core}])\nprint(flush=True)\nwhile True: pass"
     started: list[subprocess.Popen[bytes]] = []
     try:
         for _ in range(count):

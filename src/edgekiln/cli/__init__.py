@@ -99,10 +99,7 @@ def parser() -> argparse.ArgumentParser:
     devices.add_argument("--compare", nargs="+", metavar="NAME", help="two or more devices side by side")
     verify = verb("verify", "check a bundle's hashes, manifest and golden outputs")
     verify.add_argument("bundle", metavar="BUNDLE")
-    run = verb("run", "run pictures through a bundle")
-    run.add_argument("bundle", metavar="BUNDLE")
-    run.add_argument("images", metavar="IMAGE", nargs="+")
-    run.add_argument("--threads", type=_count, default=2)
+    _run(verb("run", "run pictures through a bundle, or streams of video within a deadline"))
     bench = verb("bench", "time a model or bundle, alone or alternated with another")
     bench.add_argument("model", metavar="MODEL_OR_BUNDLE")
     bench.add_argument("--against", metavar="OTHER")
@@ -132,6 +129,44 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--out", metavar="FILE", help="default DEVICE-TARGET-PRECISION.calibration.json")
     verb("doctor", "show which targets can convert and run here, and how to add the others")
     return top
+
+
+def _run(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("bundle", metavar="BUNDLE")
+    verb.add_argument("images", metavar="IMAGE", nargs="*")
+    verb.add_argument("--threads", type=_count, default=2)
+    source = "video.mp4, camera:0, a folder, rtsp:// or http://; repeat for several streams"
+    verb.add_argument("--input", action="append", default=[], metavar="SOURCE", help=source)
+    deadline = "from a frame's capture to its answer (default 100)"
+    verb.add_argument("--latency-ms", type=float, metavar="50", help=deadline)
+    share = "share of frames to be answered in time (default 0.99)"
+    verb.add_argument("--percentile", type=float, metavar="0.99", help=share)
+    verb.add_argument(
+        "--power-watts", type=float, metavar="10", help="mean power of the machine to stay below"
+    )
+    verb.add_argument("--ceiling-c", type=float, metavar="80", help="temperature to stay below")
+    modes = ("fixed", "adaptive", "edge", "cloud")
+    verb.add_argument("--mode", choices=modes, help="default adaptive; fixed: the best rung, no adaptation")
+    verb.add_argument(
+        "--least-quality", type=float, metavar="0.8", help="no rung below this share of the best"
+    )
+    verb.add_argument("--most-every", type=_count, metavar="4", help="skip to every n-th frame at most")
+    verb.add_argument("--most-batch", type=_count, metavar="1", help="frames a call at most")
+    verb.add_argument("--prefer", choices=("quality", "rate"), help="what counts first (default quality)")
+    verb.add_argument("--fps", type=float, metavar="30", help="pace of a file or folder; default its own")
+    verb.add_argument("--fast", action="store_true", help="read files as fast as they are answered")
+    verb.add_argument("--loop", action="store_true", help="start files over at their end")
+    verb.add_argument("--duration", metavar="10m", help="end after so long")
+    apart = "which engines run in a process of their own (default after-hang)"
+    verb.add_argument("--isolate", choices=("never", "after-hang", "always"), help=apart)
+    verb.add_argument("--server", metavar="URL", help="offload to this Open Inference Protocol v2 server")
+    verb.add_argument("--server-model", metavar="NAME", help="its model; default the bundle's")
+    better = "how good its answers are, as a share of the best (default 1)"
+    verb.add_argument("--server-quality", type=float, metavar="1.0", help=better)
+    verb.add_argument("--idle-watts", type=float, metavar="4", help="power at rest, for energy per inference")
+    verb.add_argument("--out", metavar="DIR", help="write summary.html, summary.json and answers.jsonl there")
+    verb.add_argument("--log", metavar="FILE", help="events and snapshots as JSON lines")
+    verb.add_argument("--metrics-port", type=_count, metavar="9100", help="Prometheus metrics on 127.0.0.1")
 
 
 def _on_a_device(verb: argparse.ArgumentParser) -> None:

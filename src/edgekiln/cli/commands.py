@@ -71,9 +71,15 @@ def verify(given: argparse.Namespace) -> int:
 
 
 def run(given: argparse.Namespace) -> int:
-    """Print the predictions for pictures; 2 where none could be read."""
+    """Print the predictions for pictures, 2 where none could be read; or run streams within a deadline."""
+    if given.input:
+        from edgekiln.cli import play
+
+        return play.run(given)
+    from edgekiln.cli.play import only_with_input
     from edgekiln.runtime.once import run as predict
 
+    only_with_input(given)
     predictions, rejected = predict(Path(given.bundle), [Path(i) for i in given.images], given.threads)
     if given.json:
         _print_json({"predictions": predictions, "rejected": rejected})

@@ -15,7 +15,7 @@ from edgekiln.report.soak_charts import path, time_unit
 from edgekiln.runtime.summary import Played, Row
 
 PANEL, LOW, GAP, HEAD = 132.0, 84.0, 46.0, 52.0
-STEP, MOST_STEPS = 22.0, 12
+STEP, MOST_STEPS = 30.0, 12
 """Height of a rung in the step plot; of more rungs only those that were used are drawn."""
 MOST_MARKS, APART = 200, 17.0
 
@@ -46,6 +46,7 @@ class _Panel:
     title: str
     height: float
     draw: Callable[[_Frame], str]
+    limit: str = ""
 
 
 def timeline(found: Played, width: int, key: str, description: str) -> str:
@@ -63,7 +64,8 @@ def timeline(found: Played, width: int, key: str, description: str) -> str:
     body, bottom = [], top
     for panel in panels:
         frame = _Frame(Box(left, top, right - left, panel.height), x, factor, narrow)
-        body.append(text(left, top - 10, escape(panel.title), "panel"))
+        limit = f'<tspan class="tick" dx="10">{escape(panel.limit)}</tspan>' if panel.limit else ""
+        body.append(text(left, top - 10, escape(panel.title) + limit, "panel"))
         body.append(panel.draw(frame))
         bottom = frame.bottom
         top = bottom + GAP
@@ -79,27 +81,37 @@ def _panels(found: Played) -> list[_Panel]:
     rows, goal = found.rows, found.goal
     made = []
     if any(r.p50_ms is not None for r in rows):
-        made.append(_Panel("Latency, ms", PANEL, lambda frame: _latency(frame, rows, goal.deadline_ms)))
+        told = f"dotted: deadline {significant(goal.deadline_ms)} ms"
+        made.append(_Panel("Latency, ms", PANEL, lambda f: _latency(f, rows, goal.deadline_ms), told))
     names = _steps(found)
     if names:
-        height = max(44.0, STEP * len(names))
-        made.append(_Panel("Rung", height, lambda frame: _rungs(frame, rows, names)))
+        made.append(_Panel("Rung", max(44.0, STEP * len(names)), lambda f: _rungs(f, rows, names)))
     if any(r.late or r.dropped or r.failed for r in rows):
-        made.append(
-            _Panel("Frames late, dropped or failed, per second", LOW, lambda frame: _lost(frame, rows))
-        )
-    heat = [r.temperature_c for r in rows]
+        made.append(_Panel("Frames late or lost, per second", LOW, lambda f: _lost(f, rows)))
+    heat, watts = [r.temperature_c for r in rows], [r.power_watts for r in rows]
     if any(v is not None for v in heat):
         trips = [r.trip_c for r in rows if r.trip_c is not None]
         limit = goal.ceiling_c if goal.ceiling_c is not None else trips[-1] if trips else None
-        word = "ceiling" if goal.ceiling_c is not None else "trip point"
-        made.append(_Panel("Temperature, °C", LOW, lambda f: _course(f, rows, heat, "heat", limit, word)))
-    watts = [r.power_watts for r in rows]
+        told = _told(heat, limit, "ceiling" if goal.ceiling_c is not None else "trip point", "°C")
+        made.append(_Panel("Temperature, °C", LOW, lambda f: _course(f, rows, heat, "heat", limit), told))
     if any(v is not None for v in watts):
+        told = _told(watts, goal.power_watts, "budget", "W")
         made.append(
-            _Panel("Power, W", LOW, lambda f: _course(f, rows, watts, "power", goal.power_watts, "budget"))
+            _Panel("Power, W", LOW, lambda f: _course(f, rows, watts, "power", goal.power_watts), told)
         )
     return made
+
+
+def _near(values: Sequence[float | None], limit: float | None) -> bool:
+    """Whether ``limit`` can be drawn without pressing the values flat."""
+    return limit is not None and max(v for v in values if v is not None) >= limit - 0.5 * abs(limit)
+
+
+def _told(values: Sequence[float | None], limit: float | None, word: str, unit: str) -> str:
+    if limit is None:
+        return ""
+    figure = f"{word} {significant(limit)} {unit}"
+    return f"dotted: {figure}" if _near(values, limit) else f"far below the {figure}"
 
 
 # ---------------------------------------------------------------- panels
@@ -120,14 +132,11 @@ def _time_ticks(frame: _Frame) -> str:
     return lines([(frame.x(t), frame.bottom, frame.x(t), frame.bottom + 4) for t in ticks], "grid")
 
 
-def _limit(frame: _Frame, y: Scale, limit: float | None, label: str, level: float) -> str:
-    """A line across with its words, above it unless ``level`` (what is drawn at the right end) is there."""
+def _limit(frame: _Frame, y: Scale, limit: float | None) -> str:
+    """A dotted line across; its words stand in the panel's title, where no curve can run through them."""
     if limit is None or not y.low <= limit <= y.high:
         return ""
-    at = y(limit)
-    below = level > limit or at - frame.area.y < 12
-    words = text(frame.right - 6, at + (14 if below else -5), escape(plain(label)), "tick", "end")
-    return lines([(frame.area.x, at, frame.right, at)], "trip") + words
+    return lines([(frame.area.x, y(limit), frame.right, y(limit))], "trip")
 
 
 def _latency(frame: _Frame, rows: Sequence[Row], deadline_ms: float) -> str:
@@ -154,9 +163,7 @@ def _latency(frame: _Frame, rows: Sequence[Row], deadline_ms: float) -> str:
         if r.late and r.highest_ms is not None:
             at = frame.at((r.start_s + r.end_s) / 2)
             parts.append(f'<circle class="late" cx="{at:.1f}" cy="{y(r.highest_ms):.1f}" r="2.2"/>')
-    parts.append(
-        _limit(frame, y, deadline_ms, f"deadline {significant(deadline_ms)} ms", known[-1].p99_ms or 0.0)
-    )
+    parts.append(_limit(frame, y, deadline_ms))
     if not frame.narrow:
         parts.append(_ends(frame, y, known[-1]))
     return "".join(parts)
@@ -195,20 +202,32 @@ def _rungs(frame: _Frame, rows: Sequence[Row], names: Sequence[str]) -> str:
     step = frame.area.height / len(names)
     level = {name: frame.area.y + step * (i + 0.5) for i, name in enumerate(names)}
     parts = [lines([(frame.area.x, y, frame.right, y) for y in level.values()], "grid"), _time_ticks(frame)]
-    for row in rows:
-        start, end = frame.at(row.start_s), frame.at(row.end_s)
-        for name, share in row.shares.items():
-            if name in level and share > 0.005:
-                strength = "" if share > 0.995 else f' opacity="{0.25 + 0.75 * share:.2f}"'
-                parts.append(
-                    f'<rect class="rung" x="{start:.1f}" y="{level[name] - 4:.1f}"'
-                    f' width="{max(end - start, 0.8) + 0.3:.1f}" height="8"{strength}/>'
-                )
+    for name, start_s, end_s, share in _held(rows):
+        if name in level:
+            start, end = frame.at(start_s), frame.at(end_s)
+            strength = "" if share > 0.995 else f' opacity="{0.25 + 0.75 * share:.2f}"'
+            parts.append(
+                f'<rect class="rung" x="{start:.1f}" y="{level[name] - 4:.1f}"'
+                f' width="{max(end - start, 0.8):.1f}" height="8"{strength}/>'
+            )
     limit = 24 if frame.narrow else 44
     for name, y in level.items():
         shown = escape(layout.shorten(plain(name), limit))
-        parts.append(text(frame.area.x + 6, y - 6, shown, "label tick"))
+        parts.append(text(frame.area.x + 6, y - 8, shown, "label tick"))
     return "".join(parts)
+
+
+def _held(rows: Sequence[Row]) -> list[tuple[str, float, float, float]]:
+    """Rung, start, end and share of each stretch; rows that one rung held alone are joined."""
+    made: list[tuple[str, float, float, float]] = []
+    for row in rows:
+        for name, share in row.shares.items():
+            alone = share > 0.995
+            if alone and made and made[-1][0] == name and made[-1][2:] == (row.start_s, 1.0):
+                made[-1] = (name, made[-1][1], row.end_s, 1.0)
+            elif share > 0.005:
+                made.append((name, row.start_s, row.end_s, 1.0 if alone else share))
+    return made
 
 
 def _lost(frame: _Frame, rows: Sequence[Row]) -> str:
@@ -236,22 +255,19 @@ def _course(
     values: Sequence[float | None],
     css: str,
     limit: float | None,
-    word: str,
 ) -> str:
     """One figure of a sensor with the limit that it must not pass."""
     known = [v for v in values if v is not None]
     level = sorted(known)[len(known) // 2]
     held = [*known, level * 0.92, level * 1.08]
-    if limit is not None and max(known) >= limit - 0.5 * abs(limit):
+    if limit is not None and _near(values, limit):
         held.append(limit)
     y = layout.scale(held, frame.bottom, frame.area.y, log=False)
     points = [
         None if v is None else (frame.at((r.start_s + r.end_s) / 2), y(v))
         for r, v in zip(rows, values, strict=True)
     ]
-    unit = "°C" if css == "heat" else "W"
-    label = f"{word} {significant(limit)} {unit}"
-    return _axes(frame, y, 4) + _limit(frame, y, limit, label, known[-1]) + path(points, css)
+    return _axes(frame, y, 4) + _limit(frame, y, limit) + path(points, css)
 
 
 # ---------------------------------------------------------------- events

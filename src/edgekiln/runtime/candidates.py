@@ -178,7 +178,7 @@ def _with_rungs(
         rung = Rung(
             id=f"{artifact.id}@{size[0]}x{size[1]}" if several and size else artifact.id,
             artifact_id=artifact.id,
-            quality=quality.share,
+            quality=round(quality.share, 6),  # equal figures of two engines differ in the last digit
             quality_of=quality.of,
             size=size,
         )

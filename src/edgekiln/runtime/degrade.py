@@ -99,6 +99,20 @@ class Chain:
         """One round of the background work, which a thread does by itself unless ``tending`` is off."""
         return self._watchdog.tend()
 
+    def settled(self, timeout_s: float) -> bool:
+        """Wait until no engine is being opened, well or not; False where ``timeout_s`` passes before."""
+        until = self._now() + timeout_s
+        with self._lock:
+            for name in self._names:
+                self._post[name].wanted = True
+            self._watchdog.nudge()
+            while any(p.opening or (p.seat is None and not p.why) for p in self._post.values()):
+                left = until - self._now()
+                if left <= 0 or self._closed:
+                    return False
+                self._lock.wait(min(left, 0.05))
+        return True
+
     def close(self) -> None:
         """Close every engine, without waiting for those that hang. Safe to call twice."""
         self._closed = True
@@ -242,8 +256,8 @@ class Chain:
                 self._set(name, rule.timed(self._standings[name], took_ms))
             if fault.kind not in {"refused", "closed"}:
                 self._fall(name, fault, now)
-            post = self._post[name]
-            if fault.kind in GONE and post.seat is seat:
+            post, worn = self._post[name], self._standings[name].failures >= self._rules.reopen_after
+            if (fault.kind in GONE or (fault.kind == "not-finite" and worn)) and post.seat is seat:
                 self._watchdog.vacate(post, fault)
 
     def _fall(self, name: str, fault: Fault, now: float) -> None:

@@ -18,7 +18,7 @@ from edgekiln.runtime.vocabulary import Candidate, EventKind
 MEMORY = (
     "bad_alloc",
     "bad allocation",
-    "failed to allocate memory",
+    "failed to allocate",
     "out of memory",
     "cannot allocate memory",
     "alloc_failed",

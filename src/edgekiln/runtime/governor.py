@@ -20,6 +20,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
+import msgspec
 import numpy as np
 
 from edgekiln.runtime import thermal
@@ -47,6 +48,7 @@ BATTERY = ((0.10, 0.3), (0.20, 0.6))
 BATTERY_BACK = 0.02
 BUDGET_MARGIN = 0.97
 BUDGET_S = 10.0
+MOST_WATTS = 1e4
 PAIRS_FORGET_S = 120.0
 
 
@@ -75,7 +77,7 @@ class Drain:
             if added > 0.0 and idle > 0.0:
                 return idle, added
         idle = min(self.lowest, watts)
-        return idle, max((watts - idle) / max(share, 0.05), 0.02 * watts)
+        return idle, max((watts - idle) / max(share, 0.05), 0.02 * watts, 1e-3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,7 @@ def govern(state: State, health: Health, goal: Goal) -> tuple[State, Allowance]:
     engine's own since the look before; without it and without power no forecast is possible, and the reactive
     rule stays.
     """
+    health = _sound(health)
     state = _looked(state, health)
     limit = limit_c(health, goal)
     heat = _heat(state, health, limit)
@@ -143,6 +146,22 @@ def limit_c(health: Health, goal: Goal) -> float | None:
 
 
 # ---------------------------------------------------------------- what is seen
+
+
+def _sound(health: Health) -> Health:
+    """``health`` without what no sensor can have measured: the governor acts on no nonsense."""
+
+    def within(value: float | None, least: float, most: float) -> float | None:
+        return value if value is not None and least <= value <= most else None
+
+    return msgspec.structs.replace(
+        health,
+        temperature_c=within(health.temperature_c, thermal.LEAST_C, thermal.MOST_C),
+        trip_c=within(health.trip_c, thermal.LEAST_C, thermal.MOST_C),
+        power_watts=within(health.power_watts, 0.0, MOST_WATTS),
+        busy_share=within(health.busy_share, 0.0, 1.0),
+        battery_share=within(health.battery_share, 0.0, 1.0),
+    )
 
 
 def _looked(state: State, health: Health) -> State:
@@ -245,8 +264,8 @@ def _foreseen(state: State, model: Thermal, health: Health, limit: float) -> _Ta
         return _Target(1.0, "forecast", why)
     hold = (thermal.sustainable(model, limit) - idle) / max(added, 1e-9)
     why = (
-        f"{zone} at {model.temperature_c:.1f} °C would reach {warmest:.0f} °C within {AHEAD_S[-1]:.0f} s at full "
-        f"load, the limit is {limit:.0f} °C; about {min(1.0, max(0.0, hold)):.0%} can be held"
+        f"{zone} at {model.temperature_c:.1f} °C would reach {warmest:.0f} °C within {AHEAD_S[-1]:.0f} s at "
+        f"full load, the limit is {limit:.0f} °C; about {min(1.0, max(0.0, hold)):.0%} can be held"
     )
     return _Target(share, "forecast", why)
 

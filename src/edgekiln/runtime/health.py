@@ -9,6 +9,7 @@ an event and moves nothing.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import math
 import os
@@ -17,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from edgekiln.runtime.vocabulary import Event, EventKind, Health
 from edgekiln.sensors import headroom, live, power, power_supply, sysfs
@@ -148,8 +149,7 @@ def _on_battery(readings: Sequence[Reading]) -> bool | None:
 def from_psutil() -> Sample:
     """The last resort, where there is no sysfs: temperatures, battery, memory and clock as psutil gives
     them."""
-    import psutil
-
+    psutil: Any = importlib.import_module("psutil")
     found: list[Reading] = []
     for chip, sensors in getattr(psutil, "sensors_temperatures", dict)().items():
         for sensor in sensors:

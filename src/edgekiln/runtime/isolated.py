@@ -6,6 +6,7 @@ Arrays travel through shared memory (one copy in, one out), everything else as J
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import socket
@@ -62,7 +63,8 @@ class Isolated:
             block("edgekiln-inputs", most_bytes),
             block("edgekiln-outputs", most_bytes),
         )
-        self._said: BinaryIO = tempfile.TemporaryFile("ab+")  # noqa: SIM115 (closed by close)
+        self._said: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close)
+        fcntl.fcntl(self._said, fcntl.F_SETFL, os.O_APPEND)  # so that it can be emptied under the child
         self._life = -1
         self._wire: socket.socket | None = None
         self._child: subprocess.Popen[bytes] | None = None

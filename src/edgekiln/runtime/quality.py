@@ -39,14 +39,14 @@ Score = tuple[float, float]
 
 def qualities(rungs: Sequence[Known]) -> tuple[Quality, ...]:
     """The quality of each rung, in the order given. One without any figure has 0 and says so."""
-    tables = {kind: _shares(rungs, kind) for kind in KINDS}
+    order = _order(rungs)
+    tables = {kind: _shares(rungs, kind) for kind in order}
     counts = {kind: sum(v is not None for v in found) for kind, found in tables.items()}
-    main = max(KINDS, key=lambda kind: counts[kind])  # of equals the first
+    main = max(order, key=lambda kind: counts[kind])  # of equals the first
     mixed = counts[main] < len(rungs)
     found = []
     for at, rung in enumerate(rungs):
-        kinds = (main, *KINDS)
-        kind = next((k for k in kinds if tables[k][at] is not None), None)
+        kind = next((k for k in (main, *order) if tables[k][at] is not None), None)
         share = None if kind is None else tables[kind][at]
         if kind is None or share is None:
             found.append(Quality(share=0.0, of="no figure in the bundle"))
@@ -54,6 +54,19 @@ def qualities(rungs: Sequence[Known]) -> tuple[Quality, ...]:
         note = ", of another kind than the others'" if mixed and kind != main else ""
         found.append(Quality(share=share, of=_named(kind, rung) + note))
     return tuple(found)
+
+
+def _order(rungs: Sequence[Known]) -> list[str]:
+    """``KINDS`` as they count for these rungs: what stands on few labels last, and the agreement with the
+    float model at its own size only where some other size has it."""
+    few = {
+        kind
+        for kind in LABELLED
+        if any((e := r.figures.get(kind)) and e.n is not None and e.n < ENOUGH_LABELS for r in rungs)
+    }
+    sizes = any(_value(r, "base_agreement") is not None for r in rungs)
+    order = [k for k in KINDS if k not in few and (sizes or k != "base_agreement")]
+    return [*order, *(k for k in KINDS if k in few)]
 
 
 def signal_share(sqnr_db: float) -> float:
@@ -68,7 +81,7 @@ def pixels_factor(share: float | None) -> float:
 
 
 def _shares(rungs: Sequence[Known], kind: str) -> list[float | None]:
-    scores = [KINDS[kind](rung.figures) for rung in rungs]
+    scores = [KINDS[kind](rung) for rung in rungs]
     if kind not in OF_ITS_SIZE:
         best = max((max(s) for s in scores if s is not None), default=0.0)
         return [None if s is None or best <= 0 else max(0.0, s[0] / best) for s in scores]
@@ -79,65 +92,78 @@ def _shares(rungs: Sequence[Known], kind: str) -> list[float | None]:
 
 
 def _named(kind: str, rung: Known) -> str:
+    kind = "agreement" if kind == "base_agreement" and kind not in rung.figures else kind
     figure, told = rung.figures[kind], f"{kind}{rung.suffix}"
     if kind in OF_ITS_SIZE and pixels_factor(rung.pixels_share) < 1:
         return f"{told} times what fewer pixels cost (predicted)"
     return told if figure.how == "measured" else f"{told} ({figure.how})"
 
 
-def _value(figures: Mapping[str, Evidence], name: str) -> float | None:
-    found = figures.get(name)
+def _value(rung: Known, name: str) -> float | None:
+    found = rung.figures.get(name)
     return None if found is None else found.value
 
 
-def _expected_top1(figures: Mapping[str, Evidence]) -> Score | None:
+def _expected_top1(rung: Known) -> Score | None:
     """The float model's share of right labels less the expected drop, which few samples tell apart too."""
-    top1, drop, expected = (_value(figures, n) for n in ("top1", "accuracy_drop", "accuracy_drop_expected"))
+    top1, drop, expected = (_value(rung, n) for n in ("top1", "accuracy_drop", "accuracy_drop_expected"))
     if top1 is None or drop is None or expected is None:
         return None
     return top1 + drop - expected, top1 + drop
 
 
-def _top1(figures: Mapping[str, Evidence]) -> Score | None:
-    top1, drop = _value(figures, "top1"), _value(figures, "accuracy_drop")
+def _top1(rung: Known) -> Score | None:
+    top1, drop = _value(rung, "top1"), _value(rung, "accuracy_drop")
     return None if top1 is None else (top1, top1 + (drop or 0.0))
 
 
-def _metric(figures: Mapping[str, Evidence]) -> Score | None:
+def _metric(rung: Known) -> Score | None:
     """The task's own metric on labels, the first pair ``NAME`` and ``NAME_float``; of an error rate what is
     left to 1."""
-    name = next((n for n in figures if f"{n}_float" in figures), None)
-    if name is None or _value(figures, "metric_drop") is None:
+    name = next((n for n in rung.figures if f"{n}_float" in rung.figures), None)
+    if name is None or _value(rung, "metric_drop") is None:
         return None
-    own, whole = _value(figures, name), _value(figures, f"{name}_float")
+    own, whole = _value(rung, name), _value(rung, f"{name}_float")
     if own is None or whole is None:
         return None
     return (1 - own, 1 - whole) if name in ERROR_RATES else (own, whole)
 
 
-def _plain(name: str) -> Callable[[Mapping[str, Evidence]], Score | None]:
-    def score(figures: Mapping[str, Evidence]) -> Score | None:
-        found = _value(figures, name)
+def _base_agreement(rung: Known) -> Score | None:
+    """Same classes as the float model's at its own size; of that size itself it is the agreement."""
+    found = _value(rung, "base_agreement")
+    if found is None and rung.pixels_share in (None, 1.0):
+        found = _value(rung, "agreement")
+    return None if found is None else (found, 1.0)
+
+
+def _plain(name: str) -> Callable[[Known], Score | None]:
+    def score(rung: Known) -> Score | None:
+        found = _value(rung, name)
         return None if found is None else (found, 1.0)
 
     return score
 
 
-def _signal(figures: Mapping[str, Evidence]) -> Score | None:
-    found = _value(figures, "sqnr_db")
+def _signal(rung: Known) -> Score | None:
+    found = _value(rung, "sqnr_db")
     return None if found is None else (signal_share(found), 1.0)
 
 
 ERROR_RATES = frozenset(("wer", "cer"))
-KINDS: dict[str, Callable[[Mapping[str, Evidence]], Score | None]] = {
+KINDS: dict[str, Callable[[Known], Score | None]] = {
     "accuracy_drop_expected": _expected_top1,
     "top1": _top1,
     "metric_drop": _metric,
+    "base_agreement": _base_agreement,
     "agreement_expected": _plain("agreement_expected"),
     "agreement": _plain("agreement"),
     "sqnr_db": _signal,
 }
 """The kinds of figures by the name of their evidence, the one that says the most first."""
+LABELLED = ("accuracy_drop_expected", "top1", "metric_drop")
+ENOUGH_LABELS = 200
+"""Labelled samples from which on they count before agreement: of 20, one alone moves accuracy by 5 %."""
 OF_ITS_SIZE = frozenset(("agreement_expected", "agreement", "sqnr_db"))
 """Kinds that hold an artifact against the float model at the same input size, so that they say nothing of
 what the smaller picture costs: that is ``pixels_factor``'s."""

@@ -102,6 +102,7 @@ class Threaded:
             raise _late(limit_s, "the engine was busy with another call")
         if self._ended or self._runner is None:
             self._turn.release()
+            self._wake()  # its thread may have wanted the turn, to close the engine
             raise EngineFault("closed", "the engine", "it was closed meanwhile", "Call again")
         self.since_s = self._clock()
         if self._direct:

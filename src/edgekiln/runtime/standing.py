@@ -32,7 +32,8 @@ class Rules(Record, frozen=True, kw_only=True):
 
     ``standby`` engines are kept open beside the best. A call that takes longer than ``hung_ms`` is hung, an
     opening after ``open_s``. ``files_every_s`` is how often the artifacts' files are looked at. ``reserve``
-    is the share of the deadline kept for a candidate of which nothing is known yet.
+    is the share of the deadline kept for a candidate of which nothing is known yet. An engine is
+    opened anew when its answer is not finite and the ``reopen_after``-th failure in a row.
     """
 
     first_s: float = 0.25
@@ -46,6 +47,7 @@ class Rules(Record, frozen=True, kw_only=True):
     open_s: float = 60.0
     files_every_s: float = 2.0
     reserve: float = 0.25
+    reopen_after: int = 2
 
 
 RULES = Rules()

@@ -171,8 +171,10 @@ class Watchdog:
             self.lock.notify_all()
 
     def _dismiss(self) -> None:
-        while self._leaving:
-            self._leaving.pop().close()
+        with self.lock:
+            leaving, self._leaving = self._leaving, []
+        for seat in leaving:
+            seat.close()
 
     def _live(self) -> None:
         while not self._closed:

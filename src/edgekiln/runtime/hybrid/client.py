@@ -16,6 +16,7 @@ import contextlib
 import heapq
 import http.client
 import itertools
+import logging
 import socket
 import ssl
 import threading
@@ -176,7 +177,7 @@ class Client:
     def _answer(
         self, exchange: Exchange, method: str, path: str, headers: dict[str, str], body: bytes
     ) -> Response:
-        """One attempt, and a second where a kept connection turned out to have been closed by the server."""
+        """One attempt; another for each kept connection that turns out to have been closed by the server."""
         while True:
             connection, kept = self._take()
             try:
@@ -219,7 +220,10 @@ class Client:
         content = _read(response, self.server.most_response_bytes, self.server.url)
         seconds = time.monotonic() - exchange.started_s
         exchange._release()
-        if connection.sock is None or exchange._stopped:
+        if exchange._stopped:
+            # Shutting the socket looks like a server's own end, even like a whole answer without a length.
+            raise ConnectionAbortedError(exchange._stopped)
+        if connection.sock is None:
             connection.close()
         else:
             self._keep(connection)
@@ -289,12 +293,14 @@ class _Limits:
                 while self._heap and self._heap[0][2].future.done():
                     heapq.heappop(self._heap)
                 wait_s = self._heap[0][0] - time.monotonic() if self._heap else self._IDLE_S
-                if wait_s > 0:
+                # Closing may have happened while this thread stopped a call and did not listen.
+                if not self.closed and wait_s > 0:
                     woken = self._wake.wait(wait_s)
-                    if self.closed or not (woken or self._heap):
-                        self._thread = None
-                        return
-                    continue
+                    if woken or self._heap:
+                        continue
+                if self.closed or not self._heap:
+                    self._thread = None
+                    return
                 exchange = heapq.heappop(self._heap)[2]
             exchange._stop("late")
 
@@ -325,8 +331,6 @@ def _translated(error: Exception, exchange: Exchange, url: str) -> ServerFault:
     if exchange._stopped:
         return fault(exchange._stopped, url)
     why = " ".join(str(error).split())[:200] or type(error).__name__
-    if isinstance(error, TimeoutError | theirs.TimeoutError):
-        return fault("late", url)
     if isinstance(error, ssl.SSLError | theirs.SSLError):
         return fault("tls", url, f"TLS failed ({why})")
     if isinstance(error, theirs.NameResolutionError):
@@ -334,6 +338,8 @@ def _translated(error: Exception, exchange: Exchange, url: str) -> ServerFault:
     if isinstance(error, theirs.NewConnectionError):
         cause = error.__cause__ or error.__context__
         return fault("unreachable", url, getattr(cause, "strerror", None) or "no connection could be made")
+    if isinstance(error, TimeoutError | theirs.TimeoutError):
+        return fault("late", url)
     return fault("lost", url, f"the connection broke ({why})")
 
 
@@ -343,6 +349,8 @@ def _connector(server: Server) -> Any:
         from urllib3.connection import HTTPConnection, HTTPSConnection
     except ImportError as error:
         raise MissingExtra("opening a link to", server.url, "offload") from error
+    # It would log a broken answer's headers with a traceback; a fault says it in a sentence.
+    logging.getLogger("urllib3.connection").setLevel(logging.ERROR)
     doing = "opening a link to"
     try:
         root = urlsplit(server.url)

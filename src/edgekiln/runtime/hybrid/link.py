@@ -18,6 +18,7 @@ from edgekiln.runtime.vocabulary import Link
 
 WINDOW = 64
 FRESH_S = 30.0
+HALVING = 4
 _LEAST_SPREAD = 1.5
 
 
@@ -69,12 +70,12 @@ def round_trip_ms(known: Trips, percentile: float, now_s: float) -> float | None
 def share_within(known: Trips, limit_ms: float, now_s: float) -> float | None:
     """The share of fresh calls that were answered within ``limit_ms``; None without a fresh call.
 
-    Later calls weigh more (halving every 8), so that a link that broke or came back is soon seen.
+    Later calls weigh more (halving every HALVING calls), so that a link that broke or came back is soon seen.
     """
     trips = fresh(known, now_s)
     if not trips:
         return None
-    weights: list[float] = [0.5 ** (age / 8) for age in reversed(range(len(trips)))]
+    weights: list[float] = [0.5 ** (age / HALVING) for age in reversed(range(len(trips)))]
     kept: float = sum(
         w for w, t in zip(weights, trips, strict=True) if t.answered and t.round_trip_ms <= limit_ms
     )

@@ -10,7 +10,7 @@ from edgekiln.runtime.policies.plan import Plan, View
 
 _SLACK = 1e-9
 MARGIN = 0.96
-"""A rung to be taken up keeps the allowance by so much, or the noise of its time would take it back at once."""
+"""A rung to be taken up keeps the allowance by so much, or noise would take it back at once."""
 
 
 def busy_share(view: View, plan: Plan, every: int) -> float | None:

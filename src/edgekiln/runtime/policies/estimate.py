@@ -36,9 +36,8 @@ class Track(Record, frozen=True, kw_only=True):
 
     ``prior`` is the logarithm of the evidence or of a guess, ``shift`` what was learned on top of it (None:
     never tried). ``high_ms`` is the goal's percentile of ``samples``, ``peak_ms`` the worst of the latest.
-    ``valid_until_s``: when they stop speaking of a rung that is not in use. ``refused_s``: when the rung was
-    last found late, and ``hold_s`` for how long it is left alone then. ``remote``: a server's, which no load
-    here slows.
+    ``valid_until_s``: when they stop speaking of a rung that is not in use. ``hold_s``: how long a rung
+    that was found late is left alone. ``remote``: a server's, which no load here slows.
     """
 
     prior: float
@@ -50,19 +49,20 @@ class Track(Record, frozen=True, kw_only=True):
     recent_ms: float = 0.0
     mean_ms: float = 0.0
     valid_until_s: float = 0.0
-    refused_s: float = -math.inf
     hold_s: float = 0.0
     remote: bool = False
 
 
 class Estimate(Record, frozen=True, kw_only=True):
     """Milliseconds of one call. ``high_ms`` is at the goal's percentile, ``worst_ms`` what a careful guess
-    would say; both are equal where ``n`` own calls are fresh. ``mean_ms`` is the typical time."""
+    would say; both are equal where ``n`` own calls are fresh. ``mean_ms`` is the typical time,
+    ``base_ms`` that without the present load."""
 
     high_ms: float
     worst_ms: float
     mean_ms: float
     peak_ms: float
+    base_ms: float
     n: int
 
 
@@ -143,16 +143,22 @@ def outliers(n: int, percentile: float) -> int:
 
 def estimate(track: Track, load: float, worst: float, shared: float) -> Estimate:
     """Of a rung on this machine. ``load`` is the present one, ``worst`` the worst that was just seen."""
-    if track.samples:
-        high = track.high_ms
-        return Estimate(
-            high_ms=high, worst_ms=high, mean_ms=track.mean_ms, peak_ms=track.peak_ms, n=len(track.samples)
-        )
     known = base(track, shared)
+    base_ms = math.exp(min(known, 60.0))
+    if track.samples:
+        high, n = track.high_ms, len(track.samples)
+        return Estimate(
+            high_ms=high,
+            worst_ms=high,
+            mean_ms=track.mean_ms,
+            peak_ms=track.peak_ms,
+            base_ms=base_ms,
+            n=n,
+        )
     load, worst = (0.0, 0.0) if track.remote or math.isnan(load) else (load, worst)
     now = math.exp(min(known + load, 60.0))
     worst_ms = math.exp(min(known + max(load, worst), 60.0))
-    return Estimate(high_ms=now, worst_ms=worst_ms, mean_ms=now, peak_ms=worst_ms, n=0)
+    return Estimate(high_ms=now, worst_ms=worst_ms, mean_ms=now, peak_ms=worst_ms, base_ms=base_ms, n=0)
 
 
 def aged(tracks: Mapping[str, Track], now_s: float) -> Mapping[str, Track]:

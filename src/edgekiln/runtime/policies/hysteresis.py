@@ -17,7 +17,7 @@ from edgekiln.records import Record
 from edgekiln.runtime.policies import batch, burst
 from edgekiln.runtime.policies.estimate import FEW
 from edgekiln.runtime.policies.plan import MARGIN, Plan, View
-from edgekiln.runtime.policies.state import HOLD_S, State, may_try
+from edgekiln.runtime.policies.state import CALM_S, HOLD_S, State, may_duck
 from edgekiln.runtime.vocabulary import Setting
 
 PROOF = 3
@@ -29,6 +29,7 @@ IGNORED_S = 0.5
 """A loop that has not probed after so many decisions and seconds does not probe."""
 CHEAPER = 0.8
 NEAR_BAD = 0.9
+ALIKE = 1.01
 LOW_BATTERY = 0.2
 NEAR_BEST = 0.05
 
@@ -70,6 +71,8 @@ def choose(state: State, view: View, plans: Sequence[Plan]) -> Choice:
     if broken:
         return _leave(view, plans, here, broken)
     here = msgspec.structs.replace(here, setting=view.current)  # the plan may answer more frames than it
+    if may_duck(state, view.seen) and (duck := _duck(view, plans, here)) is not None:
+        return duck
     better = _better(state, view, plans, here)
     if better is not None:
         return better
@@ -104,6 +107,8 @@ def _nth(every: int) -> str:
 def _leave(view: View, plans: Sequence[Plan], here: Plan | None, why: str) -> Choice:
     """The best plan that keeps all bounds by a careful guess; else the least bad one, told as such."""
     allowed = [p for p in plans if not p.forbidden]
+    if here is not None and not here.forbidden:
+        allowed = [p for p in allowed if _lighter(p, here)]
     sure = [p for p in allowed if not p.late_at_worst]
     if sure:
         return Choice(move="leave", plan=best(view, sure), why=why)
@@ -116,6 +121,22 @@ def _leave(view: View, plans: Sequence[Plan], here: Plan | None, why: str) -> Ch
         least = here
     why = f"no setting keeps all bounds; {least.setting.rung} is the least bad: {why}"
     return Choice(move="leave", plan=least, why=why, meets=False)
+
+
+def _lighter(plan: Plan, here: Plan) -> bool:
+    """Whether ``plan`` may do where ``here`` is too slow: a dearer rung of the same place may not."""
+    if plan.cloud != here.cloud or plan.setting.rung == here.setting.rung:
+        return True
+    unlike = plan.base_ms < here.base_ms
+    return unlike or (plan.base_ms < ALIKE * here.base_ms and plan.quality < here.quality)
+
+
+def _duck(view: View, plans: Sequence[Plan], here: Plan) -> Choice | None:
+    """Away from a rung of which one call was late, the first for a while: it may be the first of many."""
+    others = [p for p in plans if p.setting.rung != here.setting.rung]
+    sure = [p for p in others if not p.forbidden and not p.late_at_worst and _lighter(p, here)]
+    why = f"a call of {here.setting.rung} took {here.peak_ms:.1f} ms, the first so long for a while"
+    return Choice(move="leave", plan=best(view, sure), why=why) if sure else None
 
 
 def _badness(plan: Plan) -> tuple[float, float]:
@@ -173,11 +194,11 @@ def _wins(view: View, plan: Plan, here: Plan) -> bool:
 def _towards(state: State, view: View, target: Plan, here: Plan) -> Choice | None:
     """The next step to ``target``: take it up, have it probed, try it; None where it has to wait."""
     waited = state.now_s - state.changed_s
+    if state.now_s - state.refused_s < CALM_S:
+        return None
     why = f"{target.setting.rung} is foretold {target.latency_ms:.1f} of {view.goal.deadline_ms:.4g} ms"
     if target.setting.rung == here.setting.rung:
         return Choice(move="improve", plan=target, why=why) if waited >= DWELL_S else None
-    if not may_try(state, target.setting.rung):
-        return None
     if target.n >= PROOF:
         return Choice(move="improve", plan=target, why=f"{why} after {target.n} calls")
     if state.probes and _idle(view, target, here):

@@ -25,7 +25,9 @@ def rungs(view: View, plans: Sequence[Plan] = ()) -> Sequence[Plan]:
                 worst_ms=found.worst_ms,
                 cloud=rung.place == "cloud",
                 n=found.n,
+                peak_ms=found.peak_ms,
                 call_ms=found.mean_ms,
+                base_ms=found.base_ms,
                 energy_mj=energy_mj(view, rung.id),
             )
         )

@@ -12,10 +12,10 @@ from edgekiln.errors import BadInput, did_you_mean
 from edgekiln.records import Record
 from edgekiln.runtime.policies.estimate import (
     FAILED_TIMES,
+    FEW,
     MEMORY_S,
     Track,
     aged,
-    base,
     learned,
     priors,
     shared_shift,
@@ -23,21 +23,22 @@ from edgekiln.runtime.policies.estimate import (
 )
 from edgekiln.runtime.vocabulary import Call, Goal, Observation, Rung, Setting
 
+CALM_S = 0.5
+"""How long after a refusal nothing is tried: what the refused rung took still weighs on all."""
 HOLD_S = 2.0
 """How long a rung that was late is left alone, the first time."""
-TRIAL_S = 1.5
-"""A rung that fails so soon after it was taken up should not have been."""
+LATES_AT_ONCE = 2.0
+"""A trial that fails, and so a change of the load, makes about so many frames late."""
 LONGEST_S = 60.0
-"""A refusal older than this says nothing; no hold is longer."""
-LATE_AT_ONCE = 10
-HARM_FRAMES = 6.0
+STALLED_TIMES = 2.0
+"""A call of so many deadlines makes those that wait behind it late too."""
+DUCK_LATES = 3.0
 DEFAULT_INTERVAL_MS = 50.0
-BUDGET_FRAMES = 3.0
-"""Late frames are counted over so many frames for each one that the percentile lets be late."""
-WAKE_S = 0.15
-"""A call that ends so soon after a probe may be late because of it."""
-CARRY_S = 0.05
-"""A call that begins so soon after a rung was left may still suffer from its excess (a used-up quota)."""
+WAKE_S = 0.1
+"""A call that begins so soon after a probe may be late because of it."""
+CARRY_S = 0.1
+"""A call that begins so soon after a rung was fled from may still suffer from its excess: the kernel's period
+of a CPU quota, which may be used up, is so long."""
 KNOWN_S = 300.0
 """How long what was measured of batches and bursts is believed."""
 LEAST_SHARES = 3
@@ -59,7 +60,8 @@ class State(Record, frozen=True, kw_only=True):
     ``worst`` are logarithms (see ``estimate``), NaN before the first call. ``asked`` is the rung whose probe
     was asked for and has not come, ``asks`` times since ``asked_s``; ``probes`` is False where the loop does
     not make them. ``probed_s`` is when the last probe, of ``probed``, ended. ``fled``: the rung in use was
-    taken because another was late. ``late_share`` is the share of late frames lately.
+    taken because another was late. ``ducked_s`` is when a rung was last left for one late call,
+    ``refused_s`` when one was last refused.
     """
 
     goal: Goal
@@ -72,7 +74,8 @@ class State(Record, frozen=True, kw_only=True):
     worst: float = 0.0
     changed_s: float = -math.inf
     fled: bool = False
-    late_share: float = 0.0
+    ducked_s: float = -math.inf
+    refused_s: float = -math.inf
     asked: str = ""
     asks: int = 0
     asked_s: float = 0.0
@@ -154,22 +157,19 @@ def _called(state: State, seen: Observation, call: Call) -> State:
         state, ms = _shared(state, call.rung, frames, ms, at_s)
         if not live:
             return state
-    state = _timed(state, seen, call.rung, ms, frames, at_s, live)
+    state = _timed(state, seen, call.rung, ms, at_s, live)
     return _spent(state, call, frames, at_s, live)
 
 
-def _timed(
-    state: State, seen: Observation, rung: str, ms: float, frames: int, at_s: float, live: bool
-) -> State:
+def _timed(state: State, seen: Observation, rung: str, ms: float, at_s: float, live: bool) -> State:
     """A frame's time alone goes into its rung's track; one that is late refuses a rung that is not in use."""
     late = ms + seen.overhead_ms > state.goal.deadline_ms
-    if live:
-        state = msgspec.structs.replace(state, late_share=_counted(state, seen, late, ms, frames))
-    if live and late and state.probed != rung and 0 <= at_s - state.probed_s <= WAKE_S:
+    if live and late and state.probed != rung and 0 <= at_s - state.probed_s <= WAKE_S + ms * 1e-3:
         # The probe before it took its time (a quota, a busy core): the probed rung costs too much just now.
-        return refused(state, seen, state.probed, harm=True)
+        told = state.now_s - state.refused_s < CALM_S
+        return state if told else refused(state, seen, state.probed, harm=True)
     here, shared = state.tracks[rung], shared_shift(state.tracks)
-    if live and late and state.fled and _carried(state, here, at_s - ms * 1e-3):
+    if live and late and state.fled and at_s - ms * 1e-3 - state.changed_s <= CARRY_S:
         return state
     memory_s = max(MEMORY_S, 8e-3 * (seen.interval_ms or 0.0))
     load = state.load
@@ -183,70 +183,63 @@ def _timed(
     return refused(state, seen, rung) if late and not live else state
 
 
-def _carried(state: State, here: Track, began_s: float) -> bool:
-    """Whether a call is the first since its rung was fled to, and began right then."""
-    first = not here.samples or here.samples[-1][0] <= state.changed_s
-    return first and began_s - state.changed_s <= CARRY_S
+def allowed_s(state: State, seen: Observation, lates: float) -> float:
+    """The time in which the goal's percentile lets so many frames be late."""
+    each_s = 1e-3 * (seen.interval_ms or DEFAULT_INTERVAL_MS)
+    return min(LONGEST_S, lates / (1 - state.goal.percentile) * each_s)
 
 
 def refused(state: State, seen: Observation, rung: str, harm: bool = False) -> State:
     """``rung`` is left alone for its hold, which doubles where trying it did ``harm`` to live frames.
 
-    It grows until trials, at three late frames each, use up half of what the percentile lets be late.
+    It grows until trials use up no more than a third of what the percentile lets be late.
     """
     here = state.tracks[rung]
-    longest_s = HARM_FRAMES / (1 - state.goal.percentile) * 1e-3 * (seen.interval_ms or DEFAULT_INTERVAL_MS)
-    hold_s = min(2 * here.hold_s, max(HOLD_S, min(longest_s, LONGEST_S))) if harm else here.hold_s
+    longest_s = max(HOLD_S, allowed_s(state, seen, 3 * LATES_AT_ONCE))
+    hold_s = min(2 * max(HOLD_S, here.hold_s), longest_s) if harm else max(HOLD_S, here.hold_s)
     high_ms = here.high_ms if here.samples else 0.0
     if high_ms + seen.overhead_ms <= state.goal.deadline_ms:
         high_ms = FAILED_TIMES * state.goal.deadline_ms
+    return _held(state, rung, msgspec.structs.replace(here, hold_s=hold_s), high_ms, hold_s)
+
+
+def _held(state: State, rung: str, here: Track, high_ms: float, hold_s: float) -> State:
     made = msgspec.structs.replace(
         here,
         samples=here.samples or ((state.now_s, high_ms),),
         high_ms=high_ms,
-        hold_s=max(HOLD_S, hold_s),
-        refused_s=state.now_s,
-        valid_until_s=state.now_s + max(HOLD_S, hold_s),
+        valid_until_s=state.now_s + hold_s,
     )
-    return msgspec.structs.replace(state, tracks={**state.tracks, rung: made})
+    return msgspec.structs.replace(state, tracks={**state.tracks, rung: made}, refused_s=state.now_s)
 
 
 def left(state: State, seen: Observation) -> State:
-    """The state where the rung in use is being left: refused if it was late, with harm if just taken up."""
-    rung, lasted_s = state.setting.rung, state.now_s - state.changed_s
+    """The state where the rung in use is being left: refused if it was late.
+
+    It did harm where it lasted for less than the frames among which so many may be late, or where a call
+    stalled. After a first late call the rung is only ducked from: nothing is known yet.
+    """
+    rung, deadline_ms = state.setting.rung, state.goal.deadline_ms
     here = state.tracks[rung]
-    if not here.samples or here.high_ms + seen.overhead_ms <= state.goal.deadline_ms:
+    if not here.samples or here.peak_ms + seen.overhead_ms <= deadline_ms:
         return state
-    if lasted_s < TRIAL_S and not state.fled:
-        return refused(state, seen, rung, harm=True)
-    fresh = {**state.tracks, rung: msgspec.structs.replace(here, hold_s=HOLD_S)}
-    return refused(msgspec.structs.replace(state, tracks=fresh), seen, rung)
+    if here.high_ms + seen.overhead_ms <= deadline_ms:
+        state = msgspec.structs.replace(state, ducked_s=state.now_s)
+        return _held(state, rung, here, here.peak_ms, CALM_S)
+    lasted = state.fled or state.now_s - state.changed_s >= allowed_s(state, seen, LATES_AT_ONCE)
+    if lasted:
+        fresh = msgspec.structs.replace(here, hold_s=HOLD_S)
+        state = msgspec.structs.replace(state, tracks={**state.tracks, rung: fresh})
+    stalled = here.peak_ms > STALLED_TIMES * deadline_ms
+    return refused(state, seen, rung, harm=stalled or not lasted)
 
 
-def may_try(state: State, target: str) -> bool:
-    """Whether the frames that were late lately leave room for a trial that may make others so.
-
-    A rung that costs less than any that was refused in the last minute may always be tried; others while
-    late frames are at most a third of what the goal's percentile allows.
-    """
-    if state.late_share <= (1 - state.goal.percentile) / 3:
-        return True
-    shared, since_s = shared_shift(state.tracks), state.now_s - LONGEST_S
-    cost = base(state.tracks[target], shared)
-    return all(t.refused_s < since_s or base(t, shared) > cost for t in state.tracks.values())
-
-
-def _counted(state: State, seen: Observation, late: bool, ms: float, frames: int) -> float:
-    """The share of late frames, faded over ``BUDGET_FRAMES`` for each that may be late.
-
-    A call that takes so long that others come meanwhile makes those late as well.
-    """
-    goal = state.goal
-    kept = 0.0
-    if late and seen.interval_ms:
-        kept = min(LATE_AT_ONCE, (ms - goal.deadline_ms) // seen.interval_ms)
-    fade = min(1.0, (frames + max(0.0, kept)) * (1 - goal.percentile) / BUDGET_FRAMES)
-    return state.late_share + fade * (float(late) - state.late_share)
+def may_duck(state: State, seen: Observation) -> bool:
+    """Whether one late call is reason enough to leave the rung in use: it was the first for long."""
+    here = state.tracks[state.setting.rung]
+    if len(here.samples) < FEW or here.samples[-1][1] + seen.overhead_ms <= state.goal.deadline_ms:
+        return False
+    return state.now_s - state.ducked_s >= allowed_s(state, seen, DUCK_LATES)
 
 
 def _shared(state: State, rung: str, frames: int, ms: float, at_s: float) -> tuple[State, float]:

@@ -176,6 +176,13 @@ class Device:
         self._seen: list[float] = random.normal(0.0, self._noise, 4093).tolist()
         self._calls = self._looks = 0
 
+    @property
+    def charge(self) -> float | None:
+        """The battery's share that is left; None without one."""
+        if self.battery_j is None or not self.capacity_j:
+            return None
+        return self.battery_j / self.capacity_j
+
     def latency_ms(self, full_clock_ms: float, load: float = 0.0) -> float:
         """One call now: ``load`` is the share of the compute that others take."""
         self._calls += 1
@@ -219,7 +226,7 @@ class Device:
 def _capped(cap: float, idle: float, active: float, exponent: float, least: float) -> float:
     """The clock's share at which full load takes no more than ``cap`` watts."""
     room = max(cap - idle, 1e-6) / active
-    return min(1.0, max(least, room ** (1.0 / exponent)))
+    return float(min(1.0, max(least, room ** (1.0 / exponent))))
 
 
 def _flow(held: Profile, step_s: float) -> tuple[tuple[float, ...], tuple[float, ...]]:

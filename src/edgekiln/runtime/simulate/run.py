@@ -224,11 +224,7 @@ class _Run:
         """What the machine's sensors say, and what the governor makes of it."""
         device = self.device
         passed = self.now if self.health is None else self.now - self.health.at_s
-        charge = (
-            None
-            if device.battery_j is None or not device.capacity_j
-            else device.battery_j / device.capacity_j
-        )
+        charge = device.charge
         self.health = Health(
             at_s=self.now,
             temperature_c=device.seen_c(),
@@ -298,11 +294,7 @@ class _Run:
 
     def result(self, seconds: float) -> Result:
         device = self.device
-        charge = (
-            None
-            if device.battery_j is None or not device.capacity_j
-            else device.battery_j / device.capacity_j
-        )
+        charge = device.charge
         wanted = self.answered + self.dropped
         return Result(
             how="simulated",

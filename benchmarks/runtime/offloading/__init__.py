@@ -1,0 +1,1 @@
+"""Offload over good and bad networks: models, frames, figures."""

@@ -1,0 +1,166 @@
+"""From the frames of one call to their answers, within what is left of each frame's deadline."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekiln.engines import Arrays
+from edgekiln.errors import BadInput, EdgekilnError
+from edgekiln.runtime.degrade import Chain
+from edgekiln.runtime.hybrid.offload import Offloader
+from edgekiln.runtime.hybrid.privacy import Raw, Sendable
+from edgekiln.runtime.pictures import fill
+from edgekiln.runtime.slots import Slot
+from edgekiln.runtime.steering import Steering
+from edgekiln.runtime.streams.frames import Frame
+from edgekiln.runtime.vocabulary import Answer, Call, Candidate, Setting
+
+LEAST_MS = 1.0
+"""Less than this is left of a deadline: the frame is let go, and no engine is asked in vain."""
+
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """Why a frame has no answer. ``stale``: its deadline had passed before its turn came."""
+
+    why: str
+    stale: bool = False
+
+
+class Answering:
+    """What a pump calls: ``frames`` and the setting in; an ``Answer`` or a ``Missed`` for each out.
+
+    ``live`` says of a source whether its frames grow old while they wait. ``sendable`` makes of a frame what
+    may leave the machine; it and ``offloader`` are None where nothing does.
+    """
+
+    def __init__(
+        self,
+        chain: Chain,
+        slots: Mapping[str, Slot],
+        steering: Steering,
+        deadline_ms: float,
+        live: Mapping[str, bool],
+        offloader: Offloader | None = None,
+        sendable: Callable[[Frame, Slot], Sendable] | None = None,
+    ) -> None:
+        self._chain, self._slots, self._steering = chain, slots, steering
+        self._deadline_ms, self._live = deadline_ms, live
+        self._offloader, self._sendable = offloader, sendable
+
+    def __call__(self, frames: Sequence[Frame], setting: Setting) -> Sequence[Answer | Missed]:
+        began = time.monotonic()
+        waited = [(began - f.at_s) * 1e3 if self._live.get(f.source, True) else 0.0 for f in frames]
+        left = [self._deadline_ms - w for w in waited]
+        fresh = [at for at, ms in enumerate(left) if ms > LEAST_MS]
+        found: list[Answer | Missed] = [Missed("its deadline had passed before its turn", True)] * len(frames)
+        if fresh:
+            chosen = [frames[at] for at in fresh]
+            answers = self._answered(chosen, setting, min(left[at] for at in fresh), max(waited))
+            for at, answer in zip(fresh, answers, strict=True):
+                found[at] = answer
+        return found
+
+    def probe(self, frame: Frame, setting: Setting, limit_ms: float) -> None:
+        """Time ``setting`` on a frame that was answered already, in idle time: its answer is of no use."""
+        try:
+            self._here([frame], setting, limit_ms, None)
+        except EdgekilnError:
+            return  # the chain told it as an event
+
+    def _answered(
+        self, frames: Sequence[Frame], setting: Setting, left_ms: float, waited_ms: float
+    ) -> Sequence[Answer | Missed]:
+        try:
+            if self._offloader is not None and self._sendable is not None and len(frames) == 1:
+                made = self._sendable
+                slot = self._slots[setting.rung]
+                edge = lambda: self._here(frames, setting, left_ms, waited_ms)[0]  # noqa: E731
+                return [self._hybrid(lambda: made(frames[0], slot), edge, left_ms, waited_ms)]
+            return self._here(frames, setting, left_ms, waited_ms)
+        except EdgekilnError as error:
+            return [Missed(error.why)] * len(frames)
+
+    def _hybrid(
+        self, frame: Callable[[], Sendable], edge: Callable[[], Answer], left_ms: float, waited_ms: float
+    ) -> Answer:
+        assert self._offloader is not None
+        kept: list[Answer] = []
+
+        def here() -> Mapping[str, NDArray[Any]]:
+            kept.append(edge())
+            return kept[-1].outputs
+
+        found = self._offloader.answer(frame, here, left_ms, health=self._steering.health)
+        total = waited_ms + found.latency_ms
+        late = total > self._deadline_ms
+        rung = found.rung if found.place == "cloud" or not kept else kept[-1].rung
+        return Answer(found.outputs, rung, found.place, total, late, found.hops)
+
+    def _here(
+        self, frames: Sequence[Frame], setting: Setting, left_ms: float, waited_ms: float | None
+    ) -> Sequence[Answer]:
+        """The answers of this machine. ``waited_ms`` is None for a probe, which tells of no overhead."""
+        began = time.monotonic()
+        prepared: dict[tuple[int, ...], Arrays] = {}
+        prepared_ms = 0.0
+
+        def inputs_for(candidate: Candidate) -> Arrays:
+            nonlocal prepared_ms
+            at = time.monotonic()
+            slot = self._slots[candidate.rung.id]
+            key = tuple(candidate.rung.size or ())
+            if key not in prepared:
+                prepared[key] = tensors(slot, frames)
+            prepared_ms += (time.monotonic() - at) * 1e3
+            return prepared[key]
+
+        found = self._chain.answer(inputs_for, left_ms, setting.rung)
+        ended = time.monotonic()
+        took_ms = (ended - began) * 1e3
+        call_ms = max(0.0, took_ms - prepared_ms)
+        call = Call(at_s=ended, rung=found.rung, batch=len(frames), latency_ms=call_ms)
+        self._steering.called(call, None if waited_ms is None else waited_ms + prepared_ms)
+        total = took_ms + (waited_ms or 0.0)
+        late = total > self._deadline_ms
+        return [
+            Answer(outputs, found.rung, "edge", total, late, found.hops)
+            for outputs in _parted(found.outputs, len(frames))
+        ]
+
+
+def tensors(slot: Slot, frames: Sequence[Frame]) -> Arrays:
+    """The input of one call for ``frames``, at the slot's size, in memory of its own.
+
+    Raises BadInput for a model that takes no pictures, or not so many at once.
+    """
+    spec, (port, *others) = slot.preprocess, slot.ports
+    if spec is None or others:
+        cure = "Run it from Python: edgekiln.runtime.session.open_session"
+        raise BadInput("preprocessing for", slot.id, "its model takes no single picture", cure)
+    shape = (len(frames), *(n for n in port.shape[1:] if isinstance(n, int)))
+    if len(shape) != len(port.shape) or not port.takes(shape):
+        why = f"it takes {'x'.join(map(str, port.shape))}, not {len(frames)} frames a call"
+        raise BadInput("preprocessing for", slot.id, why, "Give --most-batch 1")
+    array = np.empty(shape, port.dtype)
+    for at, frame in enumerate(frames):
+        fill(spec, frame.pixels, array[at])
+    return {port.name: array}
+
+
+def as_tensors(frame: Frame, slot: Slot) -> Sendable:
+    """What leaves under the rule ``raw``: the input tensor of the rung."""
+    return Raw(tensors(slot, [frame]))
+
+
+def _parted(outputs: Mapping[str, NDArray[Any]], n: int) -> list[Mapping[str, NDArray[Any]]]:
+    """One frame's outputs each: a row of every output, with a batch axis of 1."""
+    if n == 1:
+        return [outputs]
+    return [{name: array[at : at + 1] for name, array in outputs.items()} for at in range(n)]
