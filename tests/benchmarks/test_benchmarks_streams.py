@@ -44,31 +44,30 @@ def test_every_scene_of_both_engines_is_there_and_no_frame_failed(run: Any) -> N
             for one in rounds:
                 assert sum(one["streams"]["answered"]) > 0
                 assert one["streams"]["failed"] == 0
-                assert set(one["before"]) == {"1", "2", "4", "8"}
+                assert set(one["before"]["rates"]) == {"1", "2", "4", "8"}
     assert held["raw"]["costs"]["decode_ms"] > 0
 
 
-def window(answered: tuple[int, ...], seconds: float = 10.0) -> Any:
+def window(answered: tuple[int, ...], **more: Any) -> Any:
     scenes = importlib.import_module("runtime.streaming.scenes")
-    none = (0,) * len(answered)
-    return scenes.Window(
-        seconds=seconds,
-        came=none,
-        answered=answered,
-        dropped=none,
-        failed=0,
-        mean_batch=1.0,
-        p50_ms=1.0,
-        p95_ms=1.0,
-    )
+    plain = {"came": (0, 0), "dropped": (0, 0), "failed": 0, "mean_batch": 1.0, "p50_ms": 1.0, "p95_ms": 1.0}
+    return scenes.Window(**{"seconds": 10.0, "cpu_ms": 1.0, "answered": answered, **plain, **more})
 
 
 def test_ratio_and_unfairness_are_what_the_module_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     command = importlib.import_module("runtime.streaming.command")
-    one = command.Round(before={1: 90.0, 8: 100.0}, streams=window((400, 500)), after={1: 140.0, 8: 100.0})
+    alone = importlib.import_module("runtime.streaming.engine").Alone
+    one = command.Round(
+        before=alone(rates={1: 90.0, 8: 100.0}, cpu_ms=10.0),
+        streams=window((400, 500), cpu_ms=18.0, came=(900, 900)),
+        after=alone(rates={1: 140.0, 8: 100.0}, cpu_ms=12.0),
+    )
     assert one.ratio == pytest.approx(90 / 120)
-    two = command.Round(before={1: 1.0}, streams=window((600, 500)), after={1: 1.0})
+    # Two frames are decoded for each that is answered: 18 - 11 - 2 * 0.5 - 4.
+    assert one.added_ms(decode_ms=0.5, prepare_ms=4.0) == pytest.approx(2.0)
+    still = alone(rates={1: 1.0}, cpu_ms=1.0)
+    two = command.Round(before=still, streams=window((600, 500)), after=still)
     assert command.unfairness([one]) == pytest.approx(100 / 450)
     assert command.unfairness([one, two]) == 0.0
     assert command.unfairness([one], leave_out=0) == 0.0

@@ -1,7 +1,7 @@
 """Eight streams through one engine, against the best that the engine does on inputs that lie ready.
 
-The baseline is the engine alone: for batch sizes 1, 2, 4 and 8 the rate of its median call on inputs that
-were prepared before; the best of the four counts. Each round measures the baseline, then a scene's streams,
+The baseline is the engine alone: for batch sizes 1, 2, 4 and 8 the frames a second on inputs that were
+prepared before; the best of the four counts. Each round measures the baseline, then a scene's streams,
 then the baseline again, and the round's ratio is the streams' rate over the mean of the two. Both run in one
 process on the same cores with the same engine, threads and artifacts.
 
@@ -14,6 +14,9 @@ process on the same cores with the same engine, threads and artifacts.
   middle third.
 - equal, all cores: as equal, with an engine on all cores, which decoding and preparing then take from: what
   it costs where no core is free. No goal applies; what they take is printed beside it.
+
+What the streams add to a frame is shown in CPU time as well, which a busy machine disturbs less: the CPU time
+of the process per answered frame, less what the engine, decoding and preparing take by themselves.
 
 Goals: at least 95 % of the baseline (ready, equal); frames answered per stream within 5 % of each other,
 as (most - fewest) / mean over all rounds; the stalled stream is left out of its scene's figure.
@@ -51,15 +54,27 @@ VIDEO = process.ROOT / "examples" / "efficientnet_lite0" / "video.py"
 
 
 class Round(Record, frozen=True, kw_only=True):
-    """One scene between two baselines (frames a second by batch size)."""
+    """One scene between two baselines."""
 
-    before: dict[int, float]
+    before: engines.Alone
     streams: Window
-    after: dict[int, float]
+    after: engines.Alone
+
+    @property
+    def alone(self) -> float:
+        """Frames a second of the engine alone, at its best batch size."""
+        return (max(self.before.rates.values()) + max(self.after.rates.values())) / 2
 
     @property
     def ratio(self) -> float:
-        return 2 * self.streams.rate / (max(self.before.values()) + max(self.after.values()))
+        return self.streams.rate / self.alone
+
+    def added_ms(self, decode_ms: float, prepare_ms: float) -> float:
+        """CPU time per answered frame that neither the engine nor decoding nor preparing explains."""
+        seen = self.streams
+        decoded = sum(seen.came) / max(1, sum(seen.answered))
+        engine_ms = (self.before.cpu_ms + self.after.cpu_ms) / 2
+        return seen.cpu_ms - engine_ms - decode_ms * decoded - prepare_ms
 
 
 class Found(Record, frozen=True, kw_only=True):
@@ -110,10 +125,10 @@ def measure(
         for number in range(rounds):
             for scene in SCENES:
                 runner = opened[threads[scene]]
-                before = engines.best_rate(runner, name, inputs, seconds / 2)
+                before = engines.alone(runner, name, inputs, seconds / 2)
                 made = sources(scene.split(",")[0], video, STREAMS, seconds)
                 seen = window(made, *answers[scene], seconds)
-                after = engines.best_rate(runner, name, inputs, seconds / 2)
+                after = engines.alone(runner, name, inputs, seconds / 2)
                 one = Round(before=before, streams=seen, after=after)
                 found[scene].append(one)
                 say(f"{engine} {number + 1}/{rounds} {scene}: {seen.rate:.1f} frames/s, {one.ratio:.1%}")
@@ -133,15 +148,18 @@ def _interval(values: Sequence[float]) -> str:
     return f"{np.median(values):.1%} ({min(values):.1%} to {max(values):.1%})"
 
 
-def throughput_row(found: Found, scene: str) -> tuple[str, ...]:
+def throughput_row(found: Found, scene: str, cost: dict[str, float]) -> tuple[str, ...]:
     """One scene of one engine: rates, their ratio, and what became of the frames."""
     rounds = found.rounds[scene]
-    best = [max(r.before, key=lambda b, r=r: r.before[b]) for r in rounds]  # type: ignore[misc]
-    base = np.median([(max(r.before.values()) + max(r.after.values())) / 2 for r in rounds])
+    best = [batch for r in rounds for batch in (r.before.best, r.after.best)]
+    base = np.median([r.alone for r in rounds])
     ratios = [r.ratio for r in rounds]
     median = float(np.median(ratios))
     goal = ("met" if median >= GOAL else f"missed by {GOAL - median:.1%}") if scene in WITH_GOAL else "none"
     streams = [r.streams for r in rounds]
+    plain = {"decode_ms": 0.0, "prepare_ms": 0.0} if scene == "ready" else cost
+    added = float(np.median([r.added_ms(**plain) for r in rounds]))
+    engine_ms = float(np.median([(r.before.cpu_ms + r.after.cpu_ms) / 2 for r in rounds]))
     came, dropped = (sum(sum(getattr(s, what)) for s in streams) for what in ("came", "dropped"))
     lost = sum(s.failed for s in streams)
     return (
@@ -152,6 +170,7 @@ def throughput_row(found: Found, scene: str) -> tuple[str, ...]:
         f"{np.median([s.rate for s in streams]):.1f} (batch {np.mean([s.mean_batch for s in streams]):.1f})",
         _interval(ratios),
         goal,
+        f"{engine_ms:.2f} / {np.median([s.cpu_ms for s in streams]):.2f} / {added:+.2f} ms",
         f"{np.median([s.p50_ms for s in streams]):.0f} / {np.median([s.p95_ms for s in streams]):.0f} ms",
         f"{came} / {dropped} / {lost}",
     )
@@ -182,10 +201,11 @@ def tables(all_found: Sequence[Found], cost: dict[str, float], rounds: int, seco
             title=f"{STREAMS} streams against the engine's best batch rate",
             columns=(
                 *("engine", "scene", "engine threads", "engine alone, frames/s", "streams, frames/s"),
-                *("ratio, median of rounds (range)", "goal 95 %", "latency p50 / p95"),
+                *("ratio, median of rounds (range)", "goal 95 %"),
+                *("CPU a frame: engine alone / streams / added", "latency p50 / p95"),
                 "frames came / dropped / failed",
             ),
-            rows=tuple(throughput_row(found, scene) for found, scene in pairs),
+            rows=tuple(throughput_row(found, scene, cost) for found, scene in pairs),
             note=f"Measured: {rounds} rounds, {seconds:g} s of streams in each, between two baselines of "
             f"{seconds / 2:g} s. CPU time of a frame, on one thread, alone: {taken}; the baseline has "
             f"neither. In 'equal, all cores' they take from the engine, and {STREAMS * 30} frames a second "

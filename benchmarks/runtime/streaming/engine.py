@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgekiln.engines import Arrays, Runner, open_concurrent
 from edgekiln.engines.onnxruntime import float_artifact
-from edgekiln.records import Artifact
+from edgekiln.records import Artifact, Record
 from edgekiln.runtime.streams.execute import Concurrent, measure_calls
 
 SIZES = (1, 2, 4, 8)
@@ -30,6 +30,7 @@ def write_sizes(graph: Path, engine: str, into: Path) -> Artifacts:
         for value in (*model.graph.input, *model.graph.output):
             value.type.tensor_type.shape.dim[0].dim_value = size
         del model.graph.value_info[:]
+        _rebatch(model.graph, size)
         path = into / f"batch-{size}.onnx"
         onnx.save(model, path)
         entry = path.name
@@ -43,6 +44,17 @@ def write_sizes(graph: Path, engine: str, into: Path) -> Artifacts:
         )
         made[size] = (artifact, into)
     return made
+
+
+def _rebatch(graph: Any, size: int) -> None:
+    """Let each Reshape to a leading 1 lead with ``size`` instead; ``check`` says whether that was all."""
+    from onnx import numpy_helper
+
+    shapes = {node.input[1] for node in graph.node if node.op_type == "Reshape"}
+    for held in graph.initializer:
+        if held.name in shapes and (shape := numpy_helper.to_array(held).copy()).size and shape[0] == 1:
+            shape[0] = size
+            held.CopyFrom(numpy_helper.from_array(shape, held.name))
 
 
 class ByBatch:
@@ -76,33 +88,50 @@ def open_sizes(engine: str, artifacts: Artifacts, threads: int) -> ByBatch:
 
 def check(runner: ByBatch, name: str, inputs: Sequence[NDArray[Any]]) -> None:
     """Raise SystemExit where a batch does not give what its frames give alone: the figures would be void."""
-    alone = [runner({name: x}) for x in inputs]
+    single = [runner({name: x}) for x in inputs]
     for size in (*SIZES, 3):
         together = runner({name: np.concatenate(inputs[:size])})
         for key, value in together.items():
-            expected = np.concatenate([one[key] for one in alone[:size]])
+            expected = np.concatenate([one[key] for one in single[:size]])
             if not np.allclose(value, expected, rtol=1e-3, atol=1e-3):
                 raise SystemExit(f"a batch of {size} gives other numbers than its frames alone")
 
 
-def best_rate(runner: ByBatch, name: str, inputs: Sequence[NDArray[Any]], seconds: float) -> dict[int, float]:
-    """Frames a second of each batch size on inputs that lie ready, sizes in turns for ``seconds`` in all.
+class Alone(Record, frozen=True, kw_only=True):
+    """The engine on inputs that lie ready: frames a second by batch size, and CPU milliseconds a frame of
+    the best of them."""
 
-    The rate of a size is by its median call.
+    rates: dict[int, float]
+    cpu_ms: float
+
+    @property
+    def best(self) -> int:
+        return max(self.rates, key=self.rates.__getitem__)
+
+
+def alone(runner: ByBatch, name: str, inputs: Sequence[NDArray[Any]], seconds: float) -> Alone:
+    """Measure every batch size on inputs that lie ready, in turns, for ``seconds`` in all.
+
+    A rate is all frames of a size over all the time of its calls, as that of the streams is: what slows the
+    machine counts in both.
     """
     batches = {size: np.concatenate(inputs[:size]) for size in SIZES}
-    times: dict[int, list[float]] = {size: [] for size in SIZES}
+    spent, cpu, done = (dict.fromkeys(SIZES, 0.0) for _ in range(3))
     for batch in batches.values():
         runner({name: batch})
     begun = time.perf_counter()
     while time.perf_counter() - begun < seconds:
         for size, batch in batches.items():
+            started, used = time.perf_counter(), time.process_time()
             # As many frames of each size in a turn, so that every size has its share of the time.
             for _ in range(max(SIZES) // size):
-                started = time.perf_counter()
                 runner({name: batch})
-                times[size].append(time.perf_counter() - started)
-    return {size: size / float(np.median(found)) for size, found in times.items()}
+            spent[size] += time.perf_counter() - started
+            cpu[size] += time.process_time() - used
+            done[size] += max(SIZES)
+    rates = {size: done[size] / spent[size] for size in SIZES}
+    best = max(rates, key=rates.__getitem__)
+    return Alone(rates=rates, cpu_ms=cpu[best] / done[best] * 1e3)
 
 
 def concurrency(

@@ -28,9 +28,12 @@ LATENCIES = 4000
 
 
 class Window(Record, frozen=True, kw_only=True):
-    """What ``seconds`` of a running pump brought: per stream, and the latency from capture to answer."""
+    """What ``seconds`` of a running pump brought: per stream, and the latency from capture to answer.
+
+    ``cpu_ms`` is the CPU time of the whole process, per answered frame."""
 
     seconds: float
+    cpu_ms: float
     came: tuple[int, ...]
     answered: tuple[int, ...]
     dropped: tuple[int, ...]
@@ -110,7 +113,7 @@ def sources(scene: str, video: Path, streams: int, seconds: float) -> list[Sourc
     Each reads its own copy of the video in a loop, at 30 frames a second (the fast one at 120).
     """
     if scene == "ready":
-        return [Ready(f"stream {i}", 4 * FPS) for i in range(streams)]
+        return [Ready(f"stream {i}", FPS) for i in range(streams)]
     made: list[Source] = []
     for i in range(streams):
         pace = FPS * FAST if scene == "one fast" and i == 0 else FPS
@@ -154,14 +157,16 @@ def window(made: list[Source], answer: Answer, batches: Batches, seconds: float)
         made, answer, lambda: Setting(rung="only", batch=batches.choose(max(SIZES))), workers=2
     ) as pump:
         _drain(pump, WARM_S)
-        before, begun = pump.counts(), time.monotonic()
+        before, begun, used = pump.counts(), time.monotonic(), time.process_time()
         sizes, latencies = _drain(pump, seconds)
-        after, ended = pump.counts(), time.monotonic()
+        after, ended, used = pump.counts(), time.monotonic(), time.process_time() - used
+    answered = _grown(before, after, "answered")
     p50, p95 = np.quantile(latencies, [0.5, 0.95]) if latencies else (0.0, 0.0)
     return Window(
         seconds=ended - begun,
+        cpu_ms=used / max(1, sum(answered)) * 1e3,
         came=_grown(before, after, "came"),
-        answered=_grown(before, after, "answered"),
+        answered=answered,
         dropped=_grown(before, after, "dropped"),
         failed=sum(_grown(before, after, "failed")),
         mean_batch=float(np.mean(sizes)) if sizes else 0.0,

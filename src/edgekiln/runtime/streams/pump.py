@@ -116,7 +116,9 @@ class Pump:
             raise BadInput("starting", "the streams", "sources must have names of their own", cure)
         self._answer, self._setting, self._tell = answer, setting, tell
         self._patience_ms = patience_ms
-        self._changed = threading.Condition(threading.RLock())
+        # One lock, two things to wait for: a frame must not wake the caller, who waits for results.
+        lock = threading.RLock()
+        self._changed, self._filed = threading.Condition(lock), threading.Condition(lock)
         self._streams = [_Stream(s, FrameQueue(queue, not s.live, self._changed)) for s in sources]
         self._turns = turns(weights or [1.0] * len(sources))
         self._flush = 0  # frames of the burst that are still to be answered
@@ -144,10 +146,11 @@ class Pump:
         """The next result; None when all sources have ended and every frame has its result, or after
         ``timeout_s``."""
         with self._changed:
-            self._changed.wait_for(lambda: self._results or not self._working, timeout_s)
+            self._filed.wait_for(lambda: self._results or not self._working, timeout_s)
             if not self._results:
                 return None
-            self._changed.notify_all()
+            if len(self._results) == MOST_RESULTS:
+                self._changed.notify_all()  # the workers had stopped for want of room
             return self._results.popleft()
 
     @property
@@ -238,6 +241,7 @@ class Pump:
             with self._changed:
                 self._working -= 1
                 self._changed.notify_all()
+                self._filed.notify_all()
 
     def _next(self) -> _Job | None:
         """The frames of the next call, as soon as there are any; None when there will be none."""
@@ -337,7 +341,7 @@ class Pump:
             while (ready := stream.early.pop(stream.filed, None)) is not None:
                 stream.filed += 1
                 self._results.append(ready)
-            self._changed.notify_all()
+            self._filed.notify_all()
 
     def _say(self, kind: EventKind, what: str, why: str, done: str) -> None:
         self._tell(Event(at_s=time.monotonic(), kind=kind, what=what, why=why, done=done))

@@ -26,7 +26,7 @@ class QueueCounts(Record, frozen=True, kw_only=True):
 class FrameQueue:
     """At most ``size`` frames, oldest first. Thread-safe.
 
-    ``changed`` is notified of every frame that comes or goes; queues that one scheduler looks at share it.
+    ``changed`` is notified of every frame that comes; queues that one scheduler looks at share it.
     """
 
     def __init__(self, size: int, lossless: bool = False, changed: threading.Condition | None = None) -> None:
@@ -63,7 +63,8 @@ class FrameQueue:
             if not self._frames:
                 return None
             self._taken += 1
-            self._changed.notify_all()
+            if self._lossless:
+                self._changed.notify_all()  # its source waits for room
             return self._frames.popleft()
 
     def close(self, discard: bool = False) -> None:
