@@ -290,8 +290,9 @@ class _Playing:
         link = None if self._offloader is None else self._offloader.link()
         decision = self._steering.decide(waiting, self._interval_ms, link)
         if decision.probe is not None and not waiting and self._interval_ms is not None:
-            # The probe has the time until the next frame; what it takes beyond that, the next frame pays.
-            self._answering.probe(frames[-1], decision.probe, self._interval_ms)
+            # It was chosen to fit before the next frame. One that a stall cuts short would count as a failure of
+            # its engine, so it has a whole deadline; what it takes too long, the next frame pays.
+            self._answering.probe(frames[-1], decision.probe, self._order.goal.deadline_ms)
         return found
 
     def _waiting(self) -> int:
