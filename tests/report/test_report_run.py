@@ -19,7 +19,7 @@ from rich.console import Console
 from edgekiln.cli import show_played
 from edgekiln.report import run_words
 from edgekiln.report.run_page import render
-from edgekiln.runtime.metrics import Metrics
+from edgekiln.runtime.metrics import PASSED_OVER, Metrics
 from edgekiln.runtime.summary import Played, Timeline, played
 from edgekiln.runtime.vocabulary import Call, Event, EventKind, Goal, Health, Setting
 from fakes.sessions import GOAL, LADDER, answer, hot_played
@@ -90,9 +90,20 @@ def test_the_page_tells_the_whole_session() -> None:
 
 
 def test_the_verdict_follows_the_figures() -> None:
-    assert run_words.headline(HOT).startswith("The deadline was kept: 99.5 % in time")
-    missed = replace(HOT, goal=replace(GOAL, percentile=0.999))
-    assert run_words.headline(missed).startswith("The deadline was missed: 99.5 % in time")
+    assert run_words.headline(HOT).startswith("The deadline was missed: 98.9 % in time")
+    kept = replace(HOT, goal=replace(GOAL, percentile=0.98))
+    assert run_words.headline(kept).startswith("The deadline was kept: 98.9 % in time")
+
+
+def test_a_frame_without_an_answer_is_not_in_time_unless_nobody_meant_to_answer_it() -> None:
+    metrics = Metrics(GOAL)
+    metrics.frame_in("gate", 10)
+    metrics.done("gate", answer(1.0))
+    metrics.dropped("gate", 6, PASSED_OVER)
+    assert run_words.in_time(metrics.snapshot(1.0).total) == 1.0
+    metrics.dropped("gate", 2, "overtaken")
+    metrics.failed("gate", 1, "no answer in time")
+    assert run_words.in_time(metrics.snapshot(1.0).total) == 0.25
     assert run_words.headline(replace(HOT, ended="interrupted")).startswith("Cut short: the deadline")
 
 

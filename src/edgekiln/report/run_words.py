@@ -54,15 +54,16 @@ class RungRow:
 
 
 def in_time(counts: StreamCounts) -> float | None:
-    """The share of answers that came within the deadline; None before the first."""
-    return 1 - counts.late / counts.done if counts.done else None
+    """Of the frames that should have been answered the share that were, within the deadline: one that was
+    dropped or failed is not in time. None before the first."""
+    return (counts.done - counts.late) / counts.due if counts.due else None
 
 
 def headline(found: Played) -> str:
     """Whether the deadline was kept, and at what quality, in one sentence."""
     start, total, goal = ENDINGS[found.ended], found.snapshot.total, found.goal
     share = in_time(total)
-    if share is None:
+    if share is None or not total.done:
         came = numbers.count(total.entered, "frame") + " came in" if total.entered else "no frame came in"
         return _begin(start, f"{came}, none was answered.")
     kept = "kept" if share >= goal.percentile else "missed"

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekiln.engines import Arrays
-from edgekiln.errors import BadInput, EdgekilnError
+from edgekiln.errors import BadInput, DeadlineMissed, EdgekilnError, NoAnswer
 from edgekiln.runtime.degrade import Chain
 from edgekiln.runtime.hybrid.offload import Offloader
 from edgekiln.runtime.hybrid.privacy import Raw, Sendable
@@ -27,10 +27,15 @@ LEAST_MS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Missed:
-    """Why a frame has no answer. ``stale``: its deadline had passed before its turn came."""
+    """Why a frame has no answer. ``stale``: its deadline had passed before its turn came; ``kind`` is the
+    reason in two words, without figures, so that it can be counted."""
 
     why: str
+    kind: str = "too old"
     stale: bool = False
+
+
+STALE = Missed("its deadline had passed before its turn", stale=True)
 
 
 class Answering:
@@ -59,7 +64,7 @@ class Answering:
         waited = [(began - f.at_s) * 1e3 if self._live.get(f.source, True) else 0.0 for f in frames]
         left = [self._deadline_ms - w for w in waited]
         fresh = [at for at, ms in enumerate(left) if ms > LEAST_MS]
-        found: list[Answer | Missed] = [Missed("its deadline had passed before its turn", True)] * len(frames)
+        found: list[Answer | Missed] = [STALE] * len(frames)
         if fresh:
             chosen = [frames[at] for at in fresh]
             answers = self._answered(chosen, setting, min(left[at] for at in fresh), max(waited))
@@ -85,7 +90,7 @@ class Answering:
                 return [self._hybrid(lambda: made(frames[0], slot), edge, left_ms, waited_ms)]
             return self._here(frames, setting, left_ms, waited_ms)
         except EdgekilnError as error:
-            return [Missed(error.why)] * len(frames)
+            return [Missed(error.why, _kind(error))] * len(frames)
 
     def _hybrid(
         self, frame: Callable[[], Sendable], edge: Callable[[], Answer], left_ms: float, waited_ms: float
@@ -152,6 +157,11 @@ def tensors(slot: Slot, frames: Sequence[Frame]) -> Arrays:
     for at, frame in enumerate(frames):
         fill(spec, frame.pixels, array[at])
     return {port.name: array}
+
+
+def _kind(error: EdgekilnError) -> str:
+    kinds = {DeadlineMissed: "no answer in time", NoAnswer: "no engine could", BadInput: "bad input"}
+    return kinds.get(type(error), "error")
 
 
 def as_tensors(frame: Frame, slot: Slot) -> Sendable:

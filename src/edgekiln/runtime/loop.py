@@ -29,7 +29,7 @@ from edgekiln.runtime.degrade import Chain
 from edgekiln.runtime.events import Log
 from edgekiln.runtime.hybrid.offload import Offloader
 from edgekiln.runtime.hybrid.privacy import Sendable
-from edgekiln.runtime.metrics import Metrics, Snapshot
+from edgekiln.runtime.metrics import PASSED_OVER, Metrics, Snapshot
 from edgekiln.runtime.slots import Slot, slots_of
 from edgekiln.runtime.steering import Steering
 from edgekiln.runtime.streams.frames import Frame
@@ -290,8 +290,8 @@ class _Playing:
         link = None if self._offloader is None else self._offloader.link()
         decision = self._steering.decide(waiting, self._interval_ms, link)
         if decision.probe is not None and not waiting and self._interval_ms is not None:
-            # It was chosen to fit before the next frame. One that a stall cuts short would count as a failure of
-            # its engine, so it has a whole deadline; what it takes too long, the next frame pays.
+            # It was chosen to fit before the next frame. One that a stall cuts short would count as a failure
+            # of its engine, so it has a whole deadline; what it takes too long, the next frame pays.
             self._answering.probe(frames[-1], decision.probe, self._order.goal.deadline_ms)
         return found
 
@@ -308,7 +308,7 @@ class _Playing:
         elif isinstance(answer, Missed) and answer.stale:
             self._metrics.dropped(result.source, 1, "too old")
         else:
-            why = answer.why if isinstance(answer, Missed) else result.error
+            why = answer.kind if isinstance(answer, Missed) else "error"
             self._metrics.failed(result.source, 1, why)
         self._answered(result)
 
@@ -339,7 +339,7 @@ class _Playing:
             came += c.came
             if c.came > before[0]:
                 self._metrics.frame_in(c.source, c.came - before[0])
-            for why, n in (("passed over", c.skipped - before[1]), ("overtaken", c.dropped - before[2])):
+            for why, n in ((PASSED_OVER, c.skipped - before[1]), ("overtaken", c.dropped - before[2])):
                 if n > 0:
                     self._metrics.dropped(c.source, n, why)
         self._arrivals.append((now, came))

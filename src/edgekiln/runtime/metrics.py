@@ -25,6 +25,10 @@ OTHER = "other"
 KEPT_EVENTS = 512
 
 
+PASSED_OVER = "passed over"
+"""Why a frame was dropped that the setting (every n-th frame) never meant to answer."""
+
+
 class StreamCounts(Record, frozen=True, kw_only=True):
     """Frames of one stream. Those that are neither done, dropped nor failed are still on their way.
 
@@ -37,6 +41,12 @@ class StreamCounts(Record, frozen=True, kw_only=True):
     late: int = 0
     dropped: dict[str, int] = msgspec.field(default_factory=dict)
     failed: dict[str, int] = msgspec.field(default_factory=dict)
+
+    @property
+    def due(self) -> int:
+        """Frames that should have been answered in time and are over: all but those passed over by plan."""
+        lost = sum(self.dropped.values()) + sum(self.failed.values())
+        return self.done + lost - self.dropped.get(PASSED_OVER, 0)
 
 
 class RungUse(Record, frozen=True, kw_only=True):
