@@ -112,6 +112,7 @@ class Ours(Contender):
 
 
 def rung_of(place: Place) -> Rung:
+    """As a bundle's evidence would tell of it."""
     return Rung(
         id=place.id,
         artifact_id=place.artifact.id,
