@@ -112,7 +112,7 @@ class Ours(Contender):
 
 
 def rung_of(place: Place) -> Rung:
-    """The rung that ``place`` is, with the quality that was measured for it."""
+    """As a bundle's evidence would tell of it."""
     return Rung(
         id=place.id,
         artifact_id=place.artifact.id,

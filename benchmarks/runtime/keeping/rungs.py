@@ -85,4 +85,5 @@ def _times(where: Path, artifact: Artifact, inputs: dict[str, Any]) -> Iterator[
 
 
 def read_places(path: Path) -> tuple[Place, ...]:
+    """What ``make_places`` made, as it was written down."""
     return msgspec.json.decode(path.read_bytes(), type=tuple[Place, ...])

@@ -56,7 +56,7 @@ class Track(Record, frozen=True, kw_only=True):
 class Estimate(Record, frozen=True, kw_only=True):
     """Milliseconds of one call. ``high_ms`` is at the goal's percentile, ``worst_ms`` what a careful guess
     would say; both are equal where ``n`` own calls are fresh. ``mean_ms`` is the typical time,
-    ``base_ms`` that without the present load."""
+    ``base_ms`` that without the present load. ``guessed``: neither evidence nor a call speaks for it."""
 
     high_ms: float
     worst_ms: float
@@ -64,6 +64,7 @@ class Estimate(Record, frozen=True, kw_only=True):
     peak_ms: float
     base_ms: float
     n: int
+    guessed: bool = False
 
 
 def priors(ladder: Sequence[Rung], goal: Goal) -> dict[str, Track]:
@@ -158,7 +159,15 @@ def estimate(track: Track, load: float, worst: float, shared: float) -> Estimate
     load, worst = (0.0, 0.0) if track.remote or math.isnan(load) else (load, worst)
     now = math.exp(min(known + load, 60.0))
     worst_ms = math.exp(min(known + max(load, worst), 60.0))
-    return Estimate(high_ms=now, worst_ms=worst_ms, mean_ms=now, peak_ms=worst_ms, base_ms=base_ms, n=0)
+    return Estimate(
+        high_ms=now,
+        worst_ms=worst_ms,
+        mean_ms=now,
+        peak_ms=worst_ms,
+        base_ms=base_ms,
+        n=0,
+        guessed=track.shift is None and track.variance >= GUESSED_VARIANCE,
+    )
 
 
 def aged(tracks: Mapping[str, Track], now_s: float) -> Mapping[str, Track]:

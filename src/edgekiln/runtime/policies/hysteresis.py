@@ -115,6 +115,9 @@ def _leave(view: View, plans: Sequence[Plan], here: Plan | None, why: str) -> Ch
     hopeful = [p for p in allowed if not p.late]
     if hopeful:
         return Choice(move="leave", plan=min(hopeful, key=lambda p: p.worst_ms), why=why)
+    if unknown := [p for p in plans if p.guessed and not p.cloud]:
+        why = f"no rung that was ever timed keeps all bounds, so {unknown[0].setting.rung} is tried: {why}"
+        return Choice(move="leave", plan=unknown[0], why=why, meets=False)
     pool = allowed or list(plans)
     least = min(pool, key=_badness if allowed else _hunger)
     if here is not None and bool(here.forbidden) == bool(least.forbidden) and not _much_less(least, here):
@@ -158,7 +161,7 @@ def _much_less(one: Plan, other: Plan) -> bool:
 
 def _better(state: State, view: View, plans: Sequence[Plan], here: Plan) -> Choice | None:
     """The best plan that is better than the setting in use and that may be taken up, or proved, now."""
-    open_ = [p for p in plans if not p.forbidden and not p.late and not _marginal(view, p)]
+    open_ = [p for p in plans if p.guessed or not (p.forbidden or p.late or _marginal(view, p))]
     pool = [p for p in open_ if _wins(view, p, here)]
     while pool:
         target = best(view, pool)
@@ -204,7 +207,8 @@ def _towards(state: State, view: View, target: Plan, here: Plan) -> Choice | Non
     if state.probes and _idle(view, target, here):
         probe = Setting(rung=target.setting.rung)
         return Choice(move="keep", plan=here, why="", probe=probe)
-    if waited >= HOLD_S and target.latency_ms <= MARGIN * view.goal.deadline_ms:
+    promising = target.guessed or target.latency_ms <= MARGIN * view.goal.deadline_ms
+    if waited >= HOLD_S and promising:
         return Choice(move="try", plan=target, why=f"{why}; it is tried on live frames")
     return None
 

@@ -23,7 +23,7 @@ class Plan(Record, frozen=True, kw_only=True):
     ``busy_share`` is what the engine would compute of the time (None: no rate is known), ``power_watts`` the
     machine's power (None: not known). ``forbidden`` says what of the allowance it breaks, ``late`` that it
     misses the deadline or can't keep up. ``n`` calls are its proof. ``call_ms`` is the typical time of a call
-    per frame, ``base_ms`` that without the present load.
+    per frame, ``base_ms`` that without the present load; ``guessed`` says that nothing speaks for either.
     """
 
     setting: Setting
@@ -35,6 +35,7 @@ class Plan(Record, frozen=True, kw_only=True):
     peak_ms: float = 0.0
     call_ms: float = 0.0
     base_ms: float = 0.0
+    guessed: bool = False
     busy_share: float | None = None
     power_watts: float | None = None
     energy_mj: float | None = None
