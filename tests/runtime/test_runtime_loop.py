@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import threading
 import time
 from pathlib import Path
@@ -13,12 +14,14 @@ import pytest
 from PIL import Image
 
 from edgekiln import interrupt
+from edgekiln.bundle.unpack import opened
 from edgekiln.cli import main
 from edgekiln.errors import BadInput
 from edgekiln.runtime.events import read
 from edgekiln.runtime.loop import Order, play
 from edgekiln.runtime.vocabulary import Answer, Goal
 from fakes.runtime_bundle import Part, runtime_bundle
+from fakes.serving import served, serving
 
 
 class Onlooker:
@@ -158,6 +161,39 @@ def test_the_command_writes_answers_and_a_summary(bundle, photos, tmp_path, caps
     assert all(a["place"] == "edge" and a["latency_ms"] > 0 for a in answers)
     assert json.loads((out / "summary.json").read_text())["ended"] == "whole"
     assert "<svg" in (out / "summary.html").read_text()
+
+
+@pytest.fixture
+def server(bundle):
+    with opened(bundle) as held:
+        artifact, folder = held.artifacts[0]
+        with serving({held.manifest.model: served(folder / artifact.entry)}) as running:
+            yield running
+
+
+def places(out):
+    return [json.loads(line)["place"] for line in (out / "answers.jsonl").read_text().splitlines()]
+
+
+def streamed(bundle, photos, out, *more):
+    argv = ["run", str(bundle), "--input", str(photos), "--fast", "--latency-ms", "2000", "--out", str(out)]
+    return main([*argv, "--threads", "1", "--json", *more])
+
+
+def test_a_server_answers_in_mode_cloud_and_the_edge_where_it_has_gone(bundle, photos, tmp_path, server):
+    address = f"http://127.0.0.1:{server.server_address[1]}"
+    assert streamed(bundle, photos, tmp_path / "a", "--mode", "cloud", "--server", address) == 0
+    assert set(places(tmp_path / "a")) == {"cloud"}
+    assert streamed(bundle, photos, tmp_path / "b", "--mode", "edge", "--server", address) == 0
+    assert set(places(tmp_path / "b")) == {"edge"}
+
+
+def test_a_server_that_is_not_there_is_told_before_the_first_frame(bundle, photos, tmp_path, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = held.getsockname()[1]
+    where = f"http://127.0.0.1:{port}"
+    assert streamed(bundle, photos, tmp_path / "a", "--mode", "cloud", "--server", where) == 2
+    assert "cure:" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

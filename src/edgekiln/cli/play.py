@@ -8,20 +8,21 @@ import functools
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from edgekiln.errors import BadInput
+from edgekiln.records import Manifest
 from edgekiln.runtime.hybrid.offload import Offloader
-from edgekiln.runtime.loop import Look, Order, Seen, Shown, play
+from edgekiln.runtime.loop import Look, Offload, Order, Seen, Shown, play
 from edgekiln.runtime.metrics import Snapshot
 from edgekiln.runtime.streams.pump import Result
 from edgekiln.runtime.streams.sources import MAX_FPS, Pace
 from edgekiln.runtime.summary import Played
-from edgekiln.runtime.vocabulary import Answer, Goal
+from edgekiln.runtime.vocabulary import Answer, Goal, Rung
 
 DEADLINE_MS = 100.0
 STREAMING = (
@@ -72,7 +73,7 @@ def run(given: argparse.Namespace) -> int:
             functools.partial(_view, about=about, as_json=given.json),
             log=None if given.log is None else Path(given.log),
             answered=_writer(answers, about),
-            offloader=_offloader(given, order, stack),
+            offload=_offload(given, order.goal),
             look=None if given.metrics_port is None else _serving(given.metrics_port, about),
         )
     # What happened before Ctrl-C is the answer: nothing here asks whether the key was pressed.
@@ -178,26 +179,27 @@ def _line(result: Result, shown: Shown) -> dict[str, Any]:
     return line
 
 
-def _offloader(given: argparse.Namespace, order: Order, stack: contextlib.ExitStack) -> Offloader | None:
+def _offload(given: argparse.Namespace, goal: Goal) -> Offload | None:
     """The server's side, connected and compared with the bundle; None where no server was given."""
     if given.server is None:
         return None
-    from edgekiln.bundle.unpack import read_manifest
-    from edgekiln.runtime.hybrid.client import Client, Server
-    from edgekiln.runtime.hybrid.offload import OffloadRules
-    from edgekiln.runtime.hybrid.privacy import Privacy
-    from edgekiln.runtime.hybrid.remote import connect
 
-    manifest = read_manifest(Path(order.bundle))
-    client = Client(Server(url=given.server))
-    stack.callback(client.close)
-    model = connect(client, given.server_model or manifest.model, manifest.signature)
-    quality = 1.0 if given.server_quality is None else given.server_quality
-    rules = OffloadRules(
-        mode=order.goal.mode, gain=max(0.0, quality - 0.95), percentile=order.goal.percentile
-    )
-    made = Offloader(model, Privacy(rule="raw"), rules)
-    stack.callback(made.close)
+    @contextlib.contextmanager
+    def made(manifest: Manifest, ladder: Sequence[Rung]) -> Iterator[Offloader]:
+        from edgekiln.runtime.hybrid.client import Client, Server
+        from edgekiln.runtime.hybrid.offload import OffloadRules
+        from edgekiln.runtime.hybrid.privacy import Privacy
+        from edgekiln.runtime.hybrid.remote import connect
+
+        quality = 1.0 if given.server_quality is None else given.server_quality
+        rules = OffloadRules(
+            mode=goal.mode, gain=max(0.0, quality - ladder[0].quality), percentile=goal.percentile
+        )
+        with contextlib.closing(Client(Server(url=given.server))) as client:
+            model = connect(client, given.server_model or manifest.model, manifest.signature)
+            with contextlib.closing(Offloader(model, Privacy(rule="raw"), rules)) as offloader:
+                yield offloader
+
     return made
 
 

@@ -42,7 +42,7 @@ class Answering:
     """What a pump calls: ``frames`` and the setting in; an ``Answer`` or a ``Missed`` for each out.
 
     ``live`` says of a source whether its frames grow old while they wait. ``sendable`` makes of a frame what
-    may leave the machine; it and ``offloader`` are None where nothing does.
+    may leave the machine, at the size of ``sent``; it and ``offloader`` are None where nothing does.
     """
 
     def __init__(
@@ -54,10 +54,11 @@ class Answering:
         live: Mapping[str, bool],
         offloader: Offloader | None = None,
         sendable: Callable[[Frame, Slot], Sendable] | None = None,
+        sent: Slot | None = None,
     ) -> None:
         self._chain, self._slots, self._steering = chain, slots, steering
         self._deadline_ms, self._live = deadline_ms, live
-        self._offloader, self._sendable = offloader, sendable
+        self._offloader, self._sendable, self._sent = offloader, sendable, sent
 
     def __call__(self, frames: Sequence[Frame], setting: Setting) -> Sequence[Answer | Missed]:
         began = time.monotonic()
@@ -85,7 +86,7 @@ class Answering:
         try:
             if self._offloader is not None and self._sendable is not None and len(frames) == 1:
                 made = self._sendable
-                slot = self._slots[setting.rung]
+                slot = self._sent or self._slots[setting.rung]
                 edge = lambda: self._here(frames, setting, left_ms, waited_ms)[0]  # noqa: E731
                 return [self._hybrid(lambda: made(frames[0], slot), edge, left_ms, waited_ms)]
             return self._here(frames, setting, left_ms, waited_ms)

@@ -141,6 +141,9 @@ class Chain:
                 candidate = self._candidates[name]
                 inputs = inputs_for(candidate)
                 asked = self._now()
+                if asked >= until:
+                    break  # making the input took what was left: no fault of an engine that nobody asked
+                by_s = by_s if by_s > asked else until
                 found = self._ask(candidate, seat, inputs, by_s - asked)
                 now = self._now()
                 if not isinstance(found, Fault):

@@ -21,7 +21,7 @@ import msgspec
 
 from edgekiln import interrupt
 from edgekiln.bundle.unpack import Opened, opened
-from edgekiln.records import Record
+from edgekiln.records import Manifest, Record
 from edgekiln.runtime import health as machine
 from edgekiln.runtime.answering import Answering, Missed, as_tensors
 from edgekiln.runtime.candidates import Unusable, ladder, nothing_runs, survey
@@ -80,6 +80,10 @@ Look: TypeAlias = Callable[[Callable[[], Snapshot]], contextlib.AbstractContextM
 """Serves what the function gives for as long as the context lasts."""
 
 
+Offload: TypeAlias = Callable[[Manifest, Sequence[Rung]], contextlib.AbstractContextManager[Offloader]]
+"""Makes the server's side for a bundle and its ladder, the best rung first."""
+
+
 @dataclass(frozen=True)
 class Shown:
     """What a session is, for a title: known once the bundle is open."""
@@ -102,7 +106,7 @@ def play(
     *,
     log: Path | None = None,
     answered: Callable[[Result], None] = lambda result: None,
-    offloader: Offloader | None = None,
+    offload: Offload | None = None,
     sendable: Callable[[Frame, Slot], Sendable] = as_tensors,
     look: Look | None = None,
     root: Path = Path("/"),
@@ -110,9 +114,9 @@ def play(
     """Run ``order`` until its sources end, its seconds are over, or Ctrl-C; what happened is the answer.
 
     ``watch`` gives who looks on, ``answered`` is handed each frame's result, in order per stream. ``log`` is
-    a JSON-lines file of events and snapshots. ``offloader`` answers on a server where that is better; then
-    ``sendable`` makes what leaves this machine. ``look`` may serve snapshots while it runs. ``root`` is where
-    the machine's files lie.
+    a JSON-lines file of events and snapshots. ``offload`` makes what answers on a server where that is
+    better; then ``sendable`` makes what leaves this machine. ``look`` may serve snapshots while it runs.
+    ``root`` is where the machine's files lie.
 
     Raises BadInput for a bundle or source that can't be used, NotRunnableHere where none of the bundle's
     artifacts runs here, NoAnswer where none answers, MissingExtra without OpenCV for a video.
@@ -127,6 +131,7 @@ def play(
         notices = _Notices(stack.enter_context(watch(shown)))
         if log is not None:
             notices.log = stack.enter_context(Log(log, on_trouble=notices.trouble))
+        offloader = None if offload is None else stack.enter_context(offload(held.manifest, shown.ladder))
         session = _Playing(order, held, found, shown, notices, stack, answered, offloader, sendable, root)
         if look is not None:
             stack.enter_context(look(session.snapshot))
@@ -233,7 +238,9 @@ class _Playing:
         stack.enter_context(self._watch)
         self._sources = _sources(order, notices, stack)
         live = {s.name: s.live for s in self._sources}
-        self._answering = Answering(chain, slots, self._steering, goal.deadline_ms, live, offloader, sendable)
+        best = slots[shown.ladder[0].id]  # a server takes the model's own size, whatever the rung here
+        steering, limit = self._steering, goal.deadline_ms
+        self._answering = Answering(chain, slots, steering, limit, live, offloader, sendable, best)
         self.timeline = Timeline()
         self._counted: dict[str, tuple[int, int, int]] = {}
         self._arrivals: deque[tuple[float, int]] = deque()
