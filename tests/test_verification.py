@@ -100,7 +100,7 @@ def spoil_manifest(held: Members) -> None:
 
 def future_schema(held: Members) -> None:
     told = json.loads(held["manifest.json"])
-    held["manifest.json"] = json.dumps(told | {"schema": 2}).encode()
+    held["manifest.json"] = json.dumps(told | {"schema": 3}).encode()
 
 
 def unknown_key(held: Members) -> None:
@@ -115,7 +115,7 @@ def unknown_key(held: Members) -> None:
         (drop_labels, "labels.txt"),
         (add_file, "extra.so"),
         (spoil_manifest, "manifest"),
-        (future_schema, "schema is 2"),
+        (future_schema, "schema is 3"),
         (unknown_key, "run"),
     ],
 )
