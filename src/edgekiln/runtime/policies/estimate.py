@@ -37,7 +37,8 @@ class Track(Record, frozen=True, kw_only=True):
     ``prior`` is the logarithm of the evidence or of a guess, ``shift`` what was learned on top of it (None:
     never tried). ``high_ms`` is the goal's percentile of ``samples``, ``peak_ms`` the worst of the latest.
     ``valid_until_s``: when they stop speaking of a rung that is not in use. ``hold_s``: how long a rung
-    that was found late is left alone. ``remote``: a server's, which no load here slows.
+    that was found late is left alone. ``remote``: a server's, which no load here slows. ``told``: the
+    prior is evidence.
     """
 
     prior: float
@@ -51,12 +52,14 @@ class Track(Record, frozen=True, kw_only=True):
     valid_until_s: float = 0.0
     hold_s: float = 0.0
     remote: bool = False
+    told: bool = True
 
 
 class Estimate(Record, frozen=True, kw_only=True):
     """Milliseconds of one call. ``high_ms`` is at the goal's percentile, ``worst_ms`` what a careful guess
     would say; both are equal where ``n`` own calls are fresh. ``mean_ms`` is the typical time,
-    ``base_ms`` that without the present load. ``guessed``: neither evidence nor a call speaks for it."""
+    ``base_ms`` that without the present load. ``tried``: some call was timed here,
+    ``guessed``: neither evidence nor a call speaks for it."""
 
     high_ms: float
     worst_ms: float
@@ -64,6 +67,7 @@ class Estimate(Record, frozen=True, kw_only=True):
     peak_ms: float
     base_ms: float
     n: int
+    tried: bool = True
     guessed: bool = False
 
 
@@ -86,7 +90,12 @@ def priors(ladder: Sequence[Rung], goal: Goal) -> dict[str, Track]:
                 ms = usual[len(usual) // 2]
             else:
                 ms = goal.deadline_ms / 2 * (area / largest if area > 0 else 1.0)
-        tracks[rung.id] = Track(prior=math.log(ms), variance=variance, remote=rung.place == "cloud")
+        tracks[rung.id] = Track(
+            prior=math.log(ms),
+            variance=variance,
+            remote=rung.place == "cloud",
+            told=rung.id in told,
+        )
     return tracks
 
 
@@ -97,7 +106,11 @@ def sound(ms: float | None) -> bool:
 
 def shared_shift(tracks: Mapping[str, Track]) -> float:
     """How much slower than its evidence this machine is, by the tried rungs: the logarithm, 0 before any."""
-    shifts = [t.shift for t in tracks.values() if t.shift is not None and not t.remote]
+    tried = [t for t in tracks.values() if t.shift is not None and not t.remote]
+    told = [t for t in tried if t.told]  # how wrong a guess was says little of another rung's evidence
+    if not told and any(t.told for t in tracks.values()):
+        return 0.0
+    shifts = [t.shift or 0.0 for t in told or tried]
     return sum(shifts) / len(shifts) if shifts else 0.0
 
 
@@ -166,7 +179,8 @@ def estimate(track: Track, load: float, worst: float, shared: float) -> Estimate
         peak_ms=worst_ms,
         base_ms=base_ms,
         n=0,
-        guessed=track.shift is None and track.variance >= GUESSED_VARIANCE,
+        tried=track.shift is not None,
+        guessed=track.shift is None and not track.told,
     )
 
 

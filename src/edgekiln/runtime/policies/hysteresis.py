@@ -30,6 +30,7 @@ IGNORED_S = 0.5
 CHEAPER = 0.8
 NEAR_BAD = 0.9
 ALIKE = 1.01
+UNSURE_TIMES = 2.0
 LOW_BATTERY = 0.2
 NEAR_BEST = 0.05
 
@@ -115,9 +116,11 @@ def _leave(view: View, plans: Sequence[Plan], here: Plan | None, why: str) -> Ch
     hopeful = [p for p in allowed if not p.late]
     if hopeful:
         return Choice(move="leave", plan=min(hopeful, key=lambda p: p.worst_ms), why=why)
-    if unknown := [p for p in plans if p.guessed and not p.cloud]:
-        why = f"no rung that was ever timed keeps all bounds, so {unknown[0].setting.rung} is tried: {why}"
-        return Choice(move="leave", plan=unknown[0], why=why, meets=False)
+    unknown = [p for p in plans if not p.tried and not p.cloud and (p.guessed or _near(p, here))]
+    if unknown:
+        first = min(unknown, key=_hunger)
+        why = f"no rung that was ever timed here keeps all bounds, so {first.setting.rung} is tried: {why}"
+        return Choice(move="leave", plan=first, why=why, meets=False)
     pool = allowed or list(plans)
     least = min(pool, key=_badness if allowed else _hunger)
     if here is not None and bool(here.forbidden) == bool(least.forbidden) and not _much_less(least, here):
@@ -140,6 +143,11 @@ def _duck(view: View, plans: Sequence[Plan], here: Plan) -> Choice | None:
     sure = [p for p in others if not p.forbidden and not p.late_at_worst and _lighter(p, here)]
     why = f"a call of {here.setting.rung} took {here.peak_ms:.1f} ms, the first so long for a while"
     return Choice(move="leave", plan=best(view, sure), why=why) if sure else None
+
+
+def _near(plan: Plan, here: Plan | None) -> bool:
+    """Whether a rung that was never timed here may, for all that is known, take less than the one in use."""
+    return here is None or plan.call_ms <= UNSURE_TIMES * here.call_ms
 
 
 def _badness(plan: Plan) -> tuple[float, float]:

@@ -23,7 +23,8 @@ class Plan(Record, frozen=True, kw_only=True):
     ``busy_share`` is what the engine would compute of the time (None: no rate is known), ``power_watts`` the
     machine's power (None: not known). ``forbidden`` says what of the allowance it breaks, ``late`` that it
     misses the deadline or can't keep up. ``n`` calls are its proof. ``call_ms`` is the typical time of a call
-    per frame, ``base_ms`` that without the present load; ``guessed`` says that nothing speaks for either.
+    per frame, ``base_ms`` that without the present load; ``tried`` says that calls of it were
+    timed, ``guessed`` that there is not even evidence.
     """
 
     setting: Setting
@@ -35,6 +36,7 @@ class Plan(Record, frozen=True, kw_only=True):
     peak_ms: float = 0.0
     call_ms: float = 0.0
     base_ms: float = 0.0
+    tried: bool = True
     guessed: bool = False
     busy_share: float | None = None
     power_watts: float | None = None

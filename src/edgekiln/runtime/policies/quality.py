@@ -28,6 +28,7 @@ def rungs(view: View, plans: Sequence[Plan] = ()) -> Sequence[Plan]:
                 peak_ms=found.peak_ms,
                 call_ms=found.mean_ms,
                 base_ms=found.base_ms,
+                tried=found.tried,
                 guessed=found.guessed,
                 energy_mj=energy_mj(view, rung.id),
             )
