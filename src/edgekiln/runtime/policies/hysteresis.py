@@ -31,6 +31,8 @@ CHEAPER = 0.8
 NEAR_BAD = 0.9
 ALIKE = 1.01
 UNSURE_TIMES = 2.0
+EXPLORE_S = 20.0
+"""After so long in one setting a live frame is risked on a rung that was never timed here."""
 LOW_BATTERY = 0.2
 NEAR_BEST = 0.05
 
@@ -169,7 +171,7 @@ def _much_less(one: Plan, other: Plan) -> bool:
 
 def _better(state: State, view: View, plans: Sequence[Plan], here: Plan) -> Choice | None:
     """The best plan that is better than the setting in use and that may be taken up, or proved, now."""
-    open_ = [p for p in plans if p.guessed or not (p.forbidden or p.late or _marginal(view, p))]
+    open_ = [p for p in plans if _worth_a_call(view, p) or not (p.forbidden or p.late or _marginal(view, p))]
     pool = [p for p in open_ if _wins(view, p, here)]
     while pool:
         target = best(view, pool)
@@ -178,6 +180,11 @@ def _better(state: State, view: View, plans: Sequence[Plan], here: Plan) -> Choi
             return move
         pool = [p for p in pool if p is not target]
     return None
+
+
+def _worth_a_call(view: View, plan: Plan) -> bool:
+    """Whether a rung was never timed here and what is foretold of it may be wrong enough for it to fit."""
+    return not plan.tried and (plan.guessed or plan.latency_ms <= UNSURE_TIMES * view.goal.deadline_ms)
 
 
 def _marginal(view: View, plan: Plan) -> bool:
@@ -215,7 +222,7 @@ def _towards(state: State, view: View, target: Plan, here: Plan) -> Choice | Non
     if state.probes and _idle(view, target, here):
         probe = Setting(rung=target.setting.rung)
         return Choice(move="keep", plan=here, why="", probe=probe)
-    promising = target.guessed or target.latency_ms <= MARGIN * view.goal.deadline_ms
+    promising = target.guessed or target.latency_ms <= MARGIN * view.goal.deadline_ms or waited >= EXPLORE_S
     if waited >= HOLD_S and promising:
         return Choice(move="try", plan=target, why=f"{why}; it is tried on live frames")
     return None
