@@ -8,6 +8,7 @@ under a constant load the number of changes has a bound.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
@@ -172,7 +173,8 @@ def _much_less(one: Plan, other: Plan) -> bool:
 def _better(state: State, view: View, plans: Sequence[Plan], here: Plan) -> Choice | None:
     """The best plan that is better than the setting in use and that may be taken up, or proved, now."""
     open_ = [p for p in plans if _worth_a_call(view, p) or not (p.forbidden or p.late or _marginal(view, p))]
-    pool = [p for p in open_ if _wins(view, p, here)]
+    most_ms = min((p.base_ms for p in plans if _refused(view, p)), default=math.inf)
+    pool = [p for p in open_ if _wins(view, p, here) and (p.n >= PROOF or p.cloud or p.base_ms < most_ms)]
     while pool:
         target = best(view, pool)
         move = _towards(state, view, target, here)
@@ -180,6 +182,11 @@ def _better(state: State, view: View, plans: Sequence[Plan], here: Plan) -> Choi
             return move
         pool = [p for p in pool if p is not target]
     return None
+
+
+def _refused(view: View, plan: Plan) -> bool:
+    """Whether the rung was just found late: then what costs as much or more need not be tried now."""
+    return plan.late and plan.n > 0 and not plan.cloud and plan.setting.rung != view.current.rung
 
 
 def _worth_a_call(view: View, plan: Plan) -> bool:
