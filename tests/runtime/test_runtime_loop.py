@@ -142,6 +142,13 @@ def test_live_frames_are_dropped_and_counted_where_the_engine_is_too_slow(tmp_pa
     assert total.entered >= total.done + dropped + sum(total.failed.values())
 
 
+def test_a_model_that_takes_no_picture_is_refused_before_any_frame(tmp_path, photos):
+    path = tmp_path / "b.edgekiln"
+    runtime_bundle(path, preprocess=False)
+    with pytest.raises(BadInput, match="takes no single picture"):
+        play(order(path, photos), Onlooker())
+
+
 def test_a_source_that_is_none_is_bad_input(bundle, tmp_path):
     with pytest.raises(BadInput, match="no such file"):
         play(order(bundle, tmp_path / "no.mp4"), Onlooker())
@@ -167,8 +174,9 @@ def test_the_command_writes_answers_and_a_summary(bundle, photos, tmp_path, caps
 def server(bundle):
     with opened(bundle) as held:
         artifact, folder = held.artifacts[0]
-        with serving({held.manifest.model: served(folder / artifact.entry)}) as running:
-            yield running
+        model = served(folder / artifact.entry)
+        with serving({held.manifest.model: model}) as running:
+            yield f"http://127.0.0.1:{running.server_address[1]}", model
 
 
 def places(out):
@@ -180,12 +188,14 @@ def streamed(bundle, photos, out, *more):
     return main([*argv, "--threads", "1", "--json", *more])
 
 
-def test_a_server_answers_in_mode_cloud_and_the_edge_where_it_has_gone(bundle, photos, tmp_path, server):
-    address = f"http://127.0.0.1:{server.server_address[1]}"
+def test_a_server_answers_in_mode_cloud_and_gets_nothing_in_mode_edge(bundle, photos, tmp_path, server):
+    address, model = server
     assert streamed(bundle, photos, tmp_path / "a", "--mode", "cloud", "--server", address) == 0
     assert set(places(tmp_path / "a")) == {"cloud"}
+    assert model.calls == 12
     assert streamed(bundle, photos, tmp_path / "b", "--mode", "edge", "--server", address) == 0
     assert set(places(tmp_path / "b")) == {"edge"}
+    assert model.calls == 12
 
 
 def test_a_server_that_is_not_there_is_told_before_the_first_frame(bundle, photos, tmp_path, capsys):
@@ -206,6 +216,7 @@ def test_a_server_that_is_not_there_is_told_before_the_first_frame(bundle, photo
         (["--input", "x", "--least-quality", "3"], "no share"),
         (["--input", "x", "--mode", "cloud"], "no server"),
         (["--input", "x", "--duration", "soon"], "no duration"),
+        (["--input", "x", "--duration", "1s"], "no duration"),
     ],
 )
 def test_options_that_mean_nothing_are_refused_with_the_cure(bundle, argv, why, capsys):

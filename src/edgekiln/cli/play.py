@@ -112,7 +112,7 @@ def order_of(given: argparse.Namespace) -> Order:
         threads=given.threads,
         pace=pace,
         repeat=given.loop,
-        seconds=None if given.duration is None else parse_duration(given.duration),
+        seconds=None if given.duration is None else parse_duration(given.duration, "--duration"),
         isolate=given.isolate or "after-hang",
         idle_watts=given.idle_watts,
     )
@@ -193,7 +193,10 @@ def _offload(given: argparse.Namespace, goal: Goal) -> Offload | None:
 
         quality = 1.0 if given.server_quality is None else given.server_quality
         rules = OffloadRules(
-            mode=goal.mode, gain=max(0.0, quality - ladder[0].quality), percentile=goal.percentile
+            mode=goal.mode,
+            gain=max(0.0, quality - ladder[0].quality),
+            edge_ms=ladder[0].expected_ms,
+            percentile=goal.percentile,
         )
         with contextlib.closing(Client(Server(url=given.server))) as client:
             model = connect(client, given.server_model or manifest.model, manifest.signature)

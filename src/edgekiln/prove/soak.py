@@ -48,7 +48,7 @@ MOST_TRACKS = 64
 SHOWN: tuple[Quantity, ...] = ("clock_mhz", "temperature_c", "power_watts", "share", "cpus", "load")
 
 
-def parse_duration(text: str) -> float:
+def parse_duration(text: str, option: str = "--soak") -> float:
     """Seconds of ``45s``, ``30m``, ``1h`` or ``1h30m``. Raises BadInput for anything else, and for less than
     5 seconds or more than a week."""
     found = re.fullmatch(r"(?:(\d{1,3})h)?(?:(\d{1,5})m)?(?:(\d{1,6})s)?", text.strip().lower())
@@ -56,7 +56,7 @@ def parse_duration(text: str) -> float:
     total_s = hours * 3600.0 + minutes * 60 + seconds
     if not SHORTEST_SECONDS <= total_s <= LONGEST_SECONDS:
         why = "that is no duration from 5 seconds to a week"
-        raise BadInput("reading --soak", text, why, "Write it as 45s, 30m, 1h or 1h30m")
+        raise BadInput(f"reading {option}", text, why, "Write it as 45s, 30m, 1h or 1h30m")
     return total_s
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgekiln.records import Build
 from edgekiln.report import charts, figures, layers, numbers, placement, view
+
+if TYPE_CHECKING:
+    import jinja2
 
 
 def render(build: Build) -> str:
@@ -17,28 +20,10 @@ def render(build: Build) -> str:
     The page holds its style and a small script, which the content security policy allows by its hash and
     without which everything can still be read.
     """
-    import jinja2
     from markupsafe import Markup
 
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("edgekiln.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=safe,
-    )
-    environment.filters.update(
-        {
-            "seconds": numbers.seconds,
-            "megabytes": numbers.megabytes,
-            "significant": numbers.significant,
-            "any_value": any_value,
-            "count": numbers.count,
-            "sentence": numbers.sentence,
-        }
-    )
-    environment.globals.update(
+    pages = environment()
+    pages.globals.update(
         mark=lambda how: Markup(charts.word_mark(how)),
         draw=Markup,
         nodes_bar=lambda a, b, most: Markup(charts.nodes_bar(a, b, most)),
@@ -48,8 +33,33 @@ def render(build: Build) -> str:
     script = resources.files("edgekiln.report").joinpath("templates/report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     style = resources.files("edgekiln.report").joinpath("templates/report.css").read_text(encoding="utf-8")
-    page = environment.get_template("report.html.j2")
+    page = pages.get_template("report.html.j2")
     return page.render(style=Markup(style), script=Markup(script), script_hash=digest, **_context(build))
+
+
+def environment() -> jinja2.Environment:
+    """What every page is made with: all strings escaped, a name that is missing is an error."""
+    import jinja2
+
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("edgekiln.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=safe,
+    )
+    made.filters.update(
+        {
+            "seconds": numbers.seconds,
+            "megabytes": numbers.megabytes,
+            "significant": numbers.significant,
+            "any_value": any_value,
+            "count": numbers.count,
+            "sentence": numbers.sentence,
+        }
+    )
+    return made
 
 
 _VALIDATION = "Where a search for mixed precision holds its bound."

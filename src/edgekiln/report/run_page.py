@@ -7,38 +7,22 @@ from typing import Any
 
 from edgekiln.report import numbers, run_charts, run_words, soak_words
 from edgekiln.report.charts import NARROW, WIDE
-from edgekiln.report.html import any_value, safe
+from edgekiln.report.html import environment
 from edgekiln.runtime.histogram import RELATIVE_ERROR
 from edgekiln.runtime.summary import Played
 
 
 def render(found: Played) -> str:
     """``summary.html`` as text, in the style of the build's report. All its strings are escaped."""
-    import jinja2
     from markupsafe import Markup
 
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("edgekiln.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=safe,
-    )
-    environment.filters.update(
-        {
-            "significant": numbers.significant,
-            "percent": numbers.percent,
-            "any_value": any_value,
-            "count": numbers.count,
-            "sentence": numbers.sentence,
-        }
-    )
-    environment.globals.update(draw=Markup, clock=soak_words.clock)
+    pages = environment()
+    pages.filters["percent"] = numbers.percent
+    pages.globals.update(draw=Markup, clock=soak_words.clock)
     folder = resources.files("edgekiln.report").joinpath("templates")
     sheets = ("report.css", "soak.css", "run.css")
     style = "\n".join(folder.joinpath(name).read_text(encoding="utf-8") for name in sheets)
-    page = environment.get_template("run.html.j2")
+    page = pages.get_template("run.html.j2")
     return page.render(style=Markup(style), run=found, **_context(found))
 
 

@@ -9,36 +9,19 @@ from edgekiln import __version__
 from edgekiln.prove.soak_record import Course, Soak
 from edgekiln.report import numbers, soak_charts, soak_words
 from edgekiln.report.charts import NARROW, WIDE
-from edgekiln.report.html import any_value, safe
+from edgekiln.report.html import environment
 from edgekiln.report.soak_charts import Band, Curve, Mark, Panel
 
 
 def render(soak: Soak) -> str:
     """``soak.html`` as text, in the style of the build's report. Every string of the soak is escaped."""
-    import jinja2
     from markupsafe import Markup
 
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("edgekiln.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=safe,
-    )
-    environment.filters.update(
-        {
-            "megabytes": numbers.megabytes,
-            "significant": numbers.significant,
-            "any_value": any_value,
-            "count": numbers.count,
-            "sentence": numbers.sentence,
-        }
-    )
-    environment.globals.update(draw=Markup, clock=soak_words.clock)
+    pages = environment()
+    pages.globals.update(draw=Markup, clock=soak_words.clock)
     folder = resources.files("edgekiln.report").joinpath("templates")
     style = "\n".join(folder.joinpath(f).read_text(encoding="utf-8") for f in ("report.css", "soak.css"))
-    page = environment.get_template("soak.html.j2")
+    page = pages.get_template("soak.html.j2")
     return page.render(style=Markup(style), version=__version__, soak=soak, **_context(soak))
 
 

@@ -21,6 +21,7 @@ import msgspec
 
 from edgekiln import interrupt
 from edgekiln.bundle.unpack import Opened, opened
+from edgekiln.errors import BadInput
 from edgekiln.records import Manifest, Record
 from edgekiln.runtime import health as machine
 from edgekiln.runtime.answering import Answering, Missed, as_tensors
@@ -173,13 +174,11 @@ class _Notices:
     """Where events go: to who looks on, to the log, to the metrics. Called from any thread."""
 
     def __init__(self, seen: Seen) -> None:
-        self.seen, self.log, self.metrics = seen, None, None
+        self.seen = seen
+        self.log: Log | None = None
+        self.metrics: Metrics | None = None
         self.kept: deque[Event] = deque(maxlen=MOST_EVENTS)
         self.failed: dict[str, str] = {}
-
-    seen: Seen
-    log: Log | None
-    metrics: Metrics | None
 
     def __call__(self, event: Event) -> None:
         self.trouble(event)
@@ -214,6 +213,7 @@ class _Playing:
     ) -> None:
         self._order, self._notices, self._answered, self._offloader = order, notices, answered, offloader
         slots = slots_of(held.manifest, found)
+        _check_pictures(slots, shown.bundle)
         goal = _batched(order.goal, slots)
         self._metrics = notices.metrics = Metrics(goal, shown.ladder, time.monotonic(), order.idle_watts)
         for row in shown.unusable:
@@ -368,6 +368,13 @@ def _sources(order: Order, tell: Callable[[Event], None], stack: contextlib.Exit
         stack.callback(source.close)
         made.append(source)
     return made
+
+
+def _check_pictures(slots: Mapping[str, Slot], bundle: str) -> None:
+    """Raise BadInput for a model that frames of video are nothing to."""
+    if any(s.preprocess is None or len(s.ports) != 1 for s in slots.values()):
+        cure = "Run it from Python: edgekiln.runtime.session.open_session"
+        raise BadInput("streaming into", bundle, "its model takes no single picture", cure)
 
 
 def _batched(goal: Goal, slots: Mapping[str, Slot]) -> Goal:
