@@ -83,6 +83,11 @@ def eventually(true, seconds=20.0):
     return found
 
 
+def nothing_more(before):
+    """Whether this process holds no more than ``before``: what an earlier test left may go meanwhile."""
+    return all(n <= before[name] for name, n in held().items())
+
+
 def is_running(pid):
     """Whether a process exists and is no zombie."""
     try:
