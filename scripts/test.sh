@@ -11,7 +11,7 @@ run() {
     local name=$1
     shift
     printf '\n== %s\n' "$name"
-    .venv/bin/python -m pytest "$@"
+    .venv/bin/python -m pytest --durations=12 --durations-min=5 "$@"
     local code=$?
     if [ "$code" -ge 128 ]; then printf '== %s: ended by signal %d\n' "$name" $((code - 128)); fi
     if [ "$code" -eq 130 ]; then exit 130; fi

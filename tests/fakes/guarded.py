@@ -97,11 +97,18 @@ def is_running(pid):
 
 
 def children():
-    """The pids of this process's children, zombies included."""
-    found = []
-    for task in Path("/proc/self/task").iterdir():
-        found += (task / "children").read_text().split()
-    return sorted(map(int, found))
+    """The pids of this process's children, zombies included.
+
+    A thread that ends meanwhile hands its children to another one, perhaps to one already read: then all is read again.
+    """
+    while True:
+        found = []
+        try:
+            for task in Path("/proc/self/task").iterdir():
+                found += (task / "children").read_text().split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        return sorted(map(int, found))
 
 
 def count(folder):
