@@ -198,3 +198,23 @@ def test_a_real_terminal_is_drawn_on_its_alternate_screen_and_given_back() -> No
     opened, closed = told.index(b"\x1b[?1049h"), told.rindex(b"\x1b[?1049l")
     assert opened < told.index(b"demo.edgekiln") < closed < told.rindex(b"over\r\n")
     assert b"\x1b[2J" not in told[told.index(b"demo.edgekiln") : closed], "clearing between drawings flickers"
+
+
+def test_what_happens_again_at_once_is_told_as_one_line_with_its_number() -> None:
+    def timeout(at_s: float, what: str = "fp32") -> Event:
+        return Event(at_s=at_s, kind="timeout", what=what, why=f"late at {at_s}")
+
+    events = [timeout(1.0), timeout(1.1), timeout(1.2), timeout(1.3, "int8"), timeout(9.0)]
+    out = io.StringIO()
+    lines = Lines(ABOUT, out)
+    for event in events:
+        lines.event(event)
+    told = [line.split("  ")[-1].strip() for line in out.getvalue().splitlines()[1:]]
+    assert told == [
+        "timeout: fp32: late at 1.0",
+        "timeout: int8: late at 1.3",
+        "timeout: fp32: late at 9.0 [3 times]",
+    ]
+    screen = "\n".join(drawn(ABOUT, [Metrics(GOAL).snapshot(9.0)], tuple(events), 120, 40))
+    assert "timeout: fp32: late at 1.2 [3 times]" in screen
+    assert "late at 1.1" not in screen

@@ -123,6 +123,9 @@ class VirtualSeat:
             self.engine.close()
             self.engine = None
 
+    def join(self, timeout_s):
+        pass
+
 
 def ask(chain, deadline_ms=50.0, rung=None):
     """The answer, or the typed error."""
@@ -351,4 +354,46 @@ def test_a_listener_that_raises_harms_nobody():
     assert ask(chain).rung == "b"
     chain.tend()
     assert chain._journal.untold > 0
+    chain.close()
+
+
+def test_a_named_rung_that_is_late_does_not_rest_and_its_time_is_told():
+    world = World(scripts={"a": [("well", 80.0)] * 3}, usual_ms={"b": 4.0})
+    chain = world.chain(["a", "b"])
+    ask(chain, rung="b")
+    told = []
+    for _ in range(3):
+        found = chain.answer(lambda c: X, 50.0, "a", lambda *one: told.append(one))
+        assert (found.rung, found.hops) == ("b", ("a",))
+        world.now_s += 0.1  # what was cut off has ended
+    assert [(name, fault) for name, _, fault in told] == [("a", "timeout"), ("b", None)] * 3
+    assert all(30 < ms <= 50 for name, ms, _ in told if name == "a")
+    assert ask(chain, rung="a").rung == "a"
+    chain.tend()
+    assert "fallback" not in {e.kind for e in world.events}, "no change, but three late frames"
+    assert [e.kind for e in world.events].count("timeout") == 3
+    chain.close()
+
+
+def test_a_named_rung_that_still_computes_is_stood_in_for_without_an_event():
+    world = World(scripts={"a": [("well", 400.0)]}, usual_ms={"b": 4.0})
+    chain = world.chain(["a", "b"])
+    ask(chain, rung="b")
+    ask(chain, rung="a")
+    told = []
+    found = chain.answer(lambda c: X, 50.0, "a", lambda *one: told.append(one))
+    assert (found.rung, [name for name, _, _ in told]) == ("b", ["b"])
+    chain.tend()
+    assert {e.kind for e in world.events} == {"opened", "timeout"}
+    chain.close()
+
+
+def test_one_that_the_chain_chose_itself_and_is_late_rests():
+    world = World(scripts={"a": [("well", 80.0)]}, usual_ms={"b": 4.0})
+    chain = world.chain(["a", "b"])
+    ask(chain)
+    world.now_s += 0.1
+    world.asked.clear()
+    assert ask(chain).rung == "b"
+    assert world.asked == ["b"]
     chain.close()

@@ -167,8 +167,8 @@ def test_a_stopped_process_is_killed_and_started_again(three, made):
     eventually(lambda: not is_running(first))
     back(chain)
     eventually(lambda: {"hung", "recovered"} <= kinds(events))
-    # Whichever comes first: the call's own limit, or the watchdog's kill, which ends the call too.
-    assert kinds(events) & {"timeout", "crashed"}
+    # The watchdog's kill ends the call too, and is no crash of the engine's own.
+    assert "crashed" not in kinds(events)
 
 
 def test_an_engine_that_hangs_in_this_process_is_replaced_by_a_process(three, made):
@@ -186,8 +186,8 @@ def test_an_engine_that_hangs_in_this_process_is_replaced_by_a_process(three, ma
 
 def test_a_call_that_is_late_but_not_hung_keeps_its_engine(three, made):
     chain, events = made(three)
-    order(three[0], "slow 0.3")
-    assert ask(chain, 200).rung == "second"
+    order(three[0], "slow 0.5")
+    assert ask(chain, 400).rung == "second"
     order(three[0], "")
     back(chain)
     assert "hung" not in kinds(events)
@@ -198,8 +198,8 @@ def test_an_opening_that_hangs_costs_nobody_an_answer(tmp_path):
     two = [candidate(tmp_path, "first", engine=NAME), candidate(tmp_path, "second")]
     order(two[0], "hang at opening")
     events = []
-    rules = Rules(first_s=0.05, open_s=0.3)
-    chain = Chain(two, rules=rules, open_apart=partial(guarded, start_s=0.5), tell=events.append)
+    rules = Rules(first_s=0.05, open_s=3.0)  # a process needs a second to start on a busy machine
+    chain = Chain(two, rules=rules, open_apart=partial(guarded, start_s=3.0), tell=events.append)
     assert ask(chain, 5000).rung == "second"
     eventually(lambda: any("opening it has taken" in e.why for e in events))
     assert ask(chain).rung == "second"
@@ -302,10 +302,10 @@ def test_many_threads_call_while_engines_fail(three, made):
         }
         for v in (0.1, 0.5, 0.9)
     }
-    until, wrong, answered, errors = time.monotonic() + 4.0, [], [], []
+    stop, wrong, answered, errors = threading.Event(), [], [], []
 
     def call(value):
-        while time.monotonic() < until:
+        while not stop.is_set():
             try:
                 found = chain.answer(lambda c: picture(value), 1000)
             except (NoAnswer, DeadlineMissed) as error:
@@ -318,16 +318,26 @@ def test_many_threads_call_while_engines_fail(three, made):
     threads = [threading.Thread(target=call, args=(v,)) for v in (0.1, 0.5, 0.9, 0.1, 0.5, 0.9)]
     for thread in threads:
         thread.start()
-    for what in ("nan", "segv", "", "raise", "", "segv", ""):
-        order(three[0], what)
-        time.sleep(0.4)
-    for thread in threads:
-        thread.join()
+    try:
+        for what, kind in (
+            ("nan", "not-finite"),
+            ("segv", "crashed"),
+            ("raise", "refused"),
+            ("segv", "crashed"),
+        ):
+            before = sum(e.kind == kind and e.what == "first" for e in events)
+            order(three[0], what)
+            eventually(lambda: sum(e.kind == kind and e.what == "first" for e in events) > before)  # noqa: B023
+            order(three[0], "")
+            eventually(lambda: chain.answer(lambda c: picture(0.5), 1000).rung == "first")
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
     assert wrong == []
     assert len(answered) > 100
     assert set(answered) >= {"first", "second"}
     assert len(errors) < len(answered) / 10
-    assert {"crashed", "not-finite"} <= kinds(events)
     back(chain)
 
 

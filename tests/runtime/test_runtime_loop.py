@@ -103,6 +103,43 @@ def test_two_streams_are_both_answered_to_their_ends(bundle, photos):
     assert all(c.done == 12 for c in counts.values())
 
 
+def test_several_sources_find_out_how_many_calls_at_once_pay(bundle, photos):
+    seen = Onlooker()
+    found = play(order(bundle, photos, photos), seen)
+    assert found.snapshot.total.done == 24
+    (told,) = [e for e in seen.events if "calls at once" in e.what]
+    assert "1 at once" in told.why
+    assert "2 at once" in told.why
+
+
+def test_calls_at_once_answer_all_frames_in_their_order(bundle, photos):
+    seen, results = Onlooker(), []
+    found = play(order(bundle, photos, calls=2), seen, answered=results.append)
+    assert found.snapshot.total.done == 12
+    assert [r.index for r in results] == list(range(12))
+    assert not [e for e in seen.events if "calls at once" in e.what]
+    until = time.monotonic() + 5
+    while ours() and time.monotonic() < until:
+        time.sleep(0.02)
+    assert ours() == []
+
+
+def test_a_rung_that_can_not_keep_the_deadline_is_left_by_the_policies_and_does_not_rest(tmp_path, photos):
+    """Its first calls are cut off: the steering has to hear of that, or it would ask for it for ever."""
+    path = tmp_path / "b.edgekiln"
+    runtime_bundle(
+        path, parts=[Part("fp32", sizes=((256, 256),), channels=128), Part("narrow", channels=4, quality=0.8)]
+    )
+    seen = Onlooker()
+    found = play(order(path, photos, deadline_ms=60.0, pace=5.0, repeat=True, seconds=6.0), seen)
+    assert found.snapshot.setting.rung.endswith("narrow")
+    used = {name: use.frames for name, use in found.snapshot.rungs.items()}
+    assert max(used, key=used.__getitem__).endswith("narrow")
+    assert [e for e in seen.events if e.kind == "timeout"]
+    opened_s = max(e.at_s for e in seen.events if e.kind == "opened")
+    assert not [e for e in seen.events if e.kind == "fallback" and e.at_s > opened_s], "no rests"
+
+
 def test_a_deadline_that_nothing_can_keep_is_told_and_ends_in_typed_misses(bundle, photos):
     results = []
     found = play(order(bundle, photos, deadline_ms=0.5), Onlooker(), answered=results.append)

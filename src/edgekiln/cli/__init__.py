@@ -159,6 +159,8 @@ def _run(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--duration", metavar="10m", help="end after so long")
     apart = "which engines run in a process of their own (default after-hang)"
     verb.add_argument("--isolate", choices=("never", "after-hang", "always"), help=apart)
+    once = "calls of the engine at once (default: measured for several sources, else 1)"
+    verb.add_argument("--calls", type=_count, metavar="2", help=once)
     verb.add_argument("--server", metavar="URL", help="offload to this Open Inference Protocol v2 server")
     verb.add_argument("--server-model", metavar="NAME", help="its model; default the bundle's")
     better = "how good its answers are, as a share of the best (default 1)"

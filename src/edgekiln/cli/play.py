@@ -27,7 +27,18 @@ from edgekiln.runtime.vocabulary import Answer, Goal, Rung
 DEADLINE_MS = 100.0
 STREAMING = (
     *("latency_ms", "percentile", "power_watts", "ceiling_c", "mode", "least_quality", "most_every"),
-    *("most_batch", "prefer", "fps", "fast", "loop", "duration", "isolate", "server", "server_model"),
+    *(
+        "most_batch",
+        "prefer",
+        "fps",
+        "fast",
+        "loop",
+        "duration",
+        "isolate",
+        "calls",
+        "server",
+        "server_model",
+    ),
     *("server_quality", "idle_watts", "out", "log", "metrics_port"),
 )
 GOALS = (
@@ -115,6 +126,7 @@ def order_of(given: argparse.Namespace) -> Order:
         seconds=None if given.duration is None else parse_duration(given.duration, "--duration"),
         isolate=given.isolate or "after-hang",
         idle_watts=given.idle_watts,
+        calls=given.calls,
     )
 
 

@@ -78,12 +78,12 @@ def _rungs(found: Played) -> Table:
 def _faults(found: Played, out: Console) -> None:
     """The last faults with what was done about them; what is news only is on the page."""
     faults = [e for e in found.events if e.kind not in run_words.GOOD_EVENTS]
-    for event in faults[-SHOWN_EVENTS:]:
+    last = run_words.gathered(faults)[-SHOWN_EVENTS:]
+    for event, times in last:
         when = run_words.moment(event.at_s - found.snapshot.started_s)
-        out.print(f"[yellow]{when}:[/yellow] {escape(run_words.event(event))}")
-    earlier = sum(n for kind, n in found.snapshot.events.items() if kind not in run_words.GOOD_EVENTS) - len(
-        faults[-SHOWN_EVENTS:]
-    )
+        out.print(f"[yellow]{when}:[/yellow] {escape(run_words.event(event, times))}")
+    every = sum(n for kind, n in found.snapshot.events.items() if kind not in run_words.GOOD_EVENTS)
+    earlier = every - sum(times for _, times in last)
     if earlier > 0:
         out.print(f"[dim]and {numbers.count(earlier, 'earlier fault')}[/dim]")
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 WINDOW_S = 10.0
 """Latency, rate and bars are of the last so many seconds; counts are of the whole session."""
 LINE_S = 1.0
+REPEAT_S, MOST_TOLD = 5.0, 256
+"""Equal events within so long are one line; so many kinds of them are remembered."""
 KEPT_LOOKS, KEPT_EVENTS = 240, 64
 NAME, VALUE, NOTE = 8, 10, 24
 """Widths of the columns beside a bar, in characters."""
@@ -104,11 +106,21 @@ class Lines:
         self._out, self._about = out, about
         self._looks: deque[Snapshot] = deque(maxlen=KEPT_LOOKS)
         self._started = 0.0
+        self._told: dict[tuple[str, str], tuple[float, int]] = {}
         words = (about.bundle, about.device, about.engine, about.goal.mode)
         self._print(f"{', '.join(words)}, deadline {significant(about.goal.deadline_ms)} ms")
 
     def event(self, event: Event) -> None:
-        self._print(f"{event.at_s - self._started:8.1f} s  {run_words.event(event)}")
+        """Printed at once; what comes again within REPEAT_S is counted, and told with the next one after."""
+        key = (event.kind, event.what)
+        printed_s, held = self._told.get(key, (float("-inf"), 0))
+        if event.at_s - printed_s < REPEAT_S:
+            self._told[key] = printed_s, held + 1
+            return
+        if len(self._told) >= MOST_TOLD:
+            self._told.clear()
+        self._told[key] = event.at_s, 0
+        self._print(f"{event.at_s - self._started:8.1f} s  {run_words.event(event, held + 1)}")
 
     def show(self, found: Snapshot) -> None:
         self._started = found.started_s
@@ -376,9 +388,9 @@ def _events(events: Sequence[Event], started_s: float, lines: int, width: int, m
     if not events:
         return [Text("nothing has happened yet", "dim")]
     made = []
-    for event in events[-lines:]:
+    for event, times in run_words.gathered(events)[-lines:]:
         style = "" if event.kind in run_words.GOOD_EVENTS else "yellow"
-        told = plain(run_words.event(event)).replace("\n", " ")
+        told = plain(run_words.event(event, times)).replace("\n", " ")
         text = Text.assemble((f"{run_words.moment(event.at_s - started_s):>9}  ", "dim"), (told, style))
         made.append(_cut(text, width))
     return made

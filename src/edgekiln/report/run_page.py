@@ -16,6 +16,7 @@ def render(found: Played) -> str:
     """``summary.html`` as text, in the style of the build's report. All its strings are escaped."""
     from markupsafe import Markup
 
+    found = run_words.with_gathered(found)
     pages = environment()
     pages.filters["percent"] = numbers.percent
     pages.globals.update(draw=Markup, clock=soak_words.clock)

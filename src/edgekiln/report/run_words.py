@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+import msgspec
 
 from edgekiln.report import numbers
 from edgekiln.report.numbers import MISSING, significant
@@ -157,11 +159,32 @@ def energy(found: Energy) -> str:
     return f"{known}not known per inference: {found.reason}"
 
 
-def event(found: Event) -> str:
-    """What happened to what, why, and what was done, on one line."""
+def event(found: Event, times: int = 1) -> str:
+    """What happened to what, why, and what was done, on one line; ``times`` in a row."""
     told = f"{found.kind}: {found.what}" if found.what else found.kind
     told += f": {found.why}" if found.why else ""
-    return told + (f" ({found.done})" if found.done else "")
+    told += f" ({found.done})" if found.done else ""
+    return told if times == 1 else f"{told} [{times:,} times]"
+
+
+def gathered(found: Iterable[Event]) -> list[tuple[Event, int]]:
+    """The events, those of one kind that befell one thing in a row as the last of them and their number."""
+    made: list[tuple[Event, int]] = []
+    for one in found:
+        if made and (made[-1][0].kind, made[-1][0].what) == (one.kind, one.what):
+            made[-1] = (one, made[-1][1] + 1)
+        else:
+            made.append((one, 1))
+    return made
+
+
+def with_gathered(found: Played) -> Played:
+    """``found`` with its events gathered, the number of each written beside what they befell."""
+    events = (
+        e if times == 1 else msgspec.structs.replace(e, what=f"{e.what} [{times:,} times]")
+        for e, times in gathered(found.events)
+    )
+    return msgspec.structs.replace(found, events=tuple(events))
 
 
 def events(found: Played) -> tuple[tuple[str, str, str, str], ...]:

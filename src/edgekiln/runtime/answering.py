@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +21,7 @@ from edgekiln.runtime.pictures import fill
 from edgekiln.runtime.slots import Slot
 from edgekiln.runtime.steering import Steering
 from edgekiln.runtime.streams.frames import Frame
-from edgekiln.runtime.vocabulary import Answer, Call, Candidate, Setting
+from edgekiln.runtime.vocabulary import Answer, Call, Candidate, EventKind, Setting
 
 LEAST_MS = 1.0
 """Less than this is left of a deadline: the frame is let go, and no engine is asked in vain."""
@@ -43,6 +45,9 @@ class Answering:
 
     ``live`` says of a source whether its frames grow old while they wait. ``sendable`` makes of a frame what
     may leave the machine, at the size of ``sent``; it and ``offloader`` are None where nothing does.
+
+    May be called from more threads than the engine has ``calls`` at once: then the next frames are prepared
+    while it computes, and wait for their turn where their wait is not taken for the engine's time.
     """
 
     def __init__(
@@ -55,12 +60,29 @@ class Answering:
         offloader: Offloader | None = None,
         sendable: Callable[[Frame, Slot], Sendable] | None = None,
         sent: Slot | None = None,
+        calls: int = 1,
     ) -> None:
         self._chain, self._slots, self._steering = chain, slots, steering
         self._deadline_ms, self._live = deadline_ms, live
         self._offloader, self._sendable, self._sent = offloader, sendable, sent
+        self._turns = threading.Semaphore(calls)
+        self._lock, self._inside = threading.Lock(), 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether no frame is being answered."""
+        return self._inside == 0
 
     def __call__(self, frames: Sequence[Frame], setting: Setting) -> Sequence[Answer | Missed]:
+        with self._lock:
+            self._inside += 1
+        try:
+            return self._each(frames, setting)
+        finally:
+            with self._lock:
+                self._inside -= 1
+
+    def _each(self, frames: Sequence[Frame], setting: Setting) -> Sequence[Answer | Missed]:
         began = time.monotonic()
         waited = [(began - f.at_s) * 1e3 if self._live.get(f.source, True) else 0.0 for f in frames]
         left = [self._deadline_ms - w for w in waited]
@@ -112,33 +134,72 @@ class Answering:
     def _here(
         self, frames: Sequence[Frame], setting: Setting, left_ms: float, waited_ms: float | None
     ) -> Sequence[Answer]:
-        """The answers of this machine. ``waited_ms`` is None for a probe, which tells of no overhead."""
+        """The answers of this machine. ``waited_ms`` is None for a probe, which tells of no overhead.
+
+        Calls of the rung that was asked for are told to the steering, those that failed too. What a rung
+        took that stood in for it is not: it had the time and the cores that the other one left.
+        """
         began = time.monotonic()
         prepared: dict[tuple[int, ...], Arrays] = {}
-        prepared_ms = 0.0
+        inside_ms = 0.0  # preparing for a rung that takes over, between one call and the next
 
         def inputs_for(candidate: Candidate) -> Arrays:
-            nonlocal prepared_ms
+            nonlocal inside_ms
             at = time.monotonic()
-            slot = self._slots[candidate.rung.id]
             key = tuple(candidate.rung.size or ())
             if key not in prepared:
-                prepared[key] = tensors(slot, frames)
-            prepared_ms += (time.monotonic() - at) * 1e3
+                prepared[key] = tensors(self._slots[candidate.rung.id], frames)
+            inside_ms += (time.monotonic() - at) * 1e3
             return prepared[key]
 
-        found = self._chain.answer(inputs_for, left_ms, setting.rung)
-        ended = time.monotonic()
-        took_ms = (ended - began) * 1e3
-        call_ms = max(0.0, took_ms - prepared_ms)
-        call = Call(at_s=ended, rung=found.rung, batch=len(frames), latency_ms=call_ms)
-        self._steering.called(call, None if waited_ms is None else waited_ms + prepared_ms)
-        total = took_ms + (waited_ms or 0.0)
+        told: list[tuple[str, float, EventKind | None]] = []
+        inputs_for(self._slots[setting.rung].candidate)
+        inside_ms = 0.0
+        with self._turn(began, left_ms):
+            called = time.monotonic()
+            aside_ms = (called - began) * 1e3
+            given_ms = left_ms - aside_ms
+            try:
+                found = self._chain.answer(inputs_for, given_ms, setting.rung, lambda *one: told.append(one))
+            finally:
+                ended = time.monotonic()
+                overhead_ms = None if waited_ms is None else waited_ms + aside_ms + inside_ms
+                for call in calls_told(told, setting.rung, len(frames), ended, given_ms):
+                    self._steering.called(call, overhead_ms, learned=call.rung == setting.rung)
+        total = (ended - began) * 1e3 + (waited_ms or 0.0)
         late = total > self._deadline_ms
         return [
             Answer(outputs, found.rung, "edge", total, late, found.hops)
             for outputs in _parted(found.outputs, len(frames))
         ]
+
+    @contextlib.contextmanager
+    def _turn(self, began: float, left_ms: float) -> Iterator[None]:
+        """The engine's turn. Raises DeadlineMissed where it does not come before the deadline."""
+        until = began + left_ms / 1e3
+        if not self._turns.acquire(timeout=max(0.0, until - time.monotonic())):
+            why = "the engine was with earlier frames until the deadline"
+            raise DeadlineMissed("answering on", "the engine", why, "Allow more time, or fewer streams")
+        try:
+            yield
+        finally:
+            self._turns.release()
+
+
+def calls_told(
+    asked: Sequence[tuple[str, float, EventKind | None]], rung: str, batch: int, at_s: float, given_ms: float
+) -> Iterator[Call]:
+    """What the candidates that were asked took, as calls that ended at ``at_s``.
+
+    One that was cut off would have taken at least the ``given_ms`` that were left of the deadline. ``rung``,
+    which was asked for, has failed where it was not asked: its engine is gone, or busy with a call that was
+    cut off.
+    """
+    if asked and all(name != rung for name, _, _ in asked):
+        yield Call(at_s=at_s, rung=rung, batch=batch, latency_ms=0.0, ok=False)
+    for name, took_ms, fault in asked:
+        ms = max(took_ms, given_ms) if fault == "timeout" else took_ms
+        yield Call(at_s=at_s, rung=name, batch=batch, latency_ms=ms, ok=fault in (None, "timeout"))
 
 
 def tensors(slot: Slot, frames: Sequence[Frame]) -> Arrays:

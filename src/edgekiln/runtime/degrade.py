@@ -9,12 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
 
-from edgekiln.engines import Arrays, Runner, open_engine
-from edgekiln.errors import BadInput, DeadlineMissed, NoAnswer
+from edgekiln.engines import Arrays, Runner, open_concurrent, open_engine
+from edgekiln.errors import BadInput, DeadlineMissed, NoAnswer, NotRunnableHere
 from edgekiln.records import TensorSpec
 from edgekiln.runtime import standing as rule
 from edgekiln.runtime.faults import GONE, Fault, fault_of, misfit, not_finite
@@ -22,16 +22,32 @@ from edgekiln.runtime.isolated import Isolated
 from edgekiln.runtime.journal import Journal
 from edgekiln.runtime.posts import Post, Seating, key_of, posts_of
 from edgekiln.runtime.seat import Seat, Threaded
+from edgekiln.runtime.seats import Several
 from edgekiln.runtime.standing import RULES, Rules, Standing
-from edgekiln.runtime.vocabulary import Answer, Candidate, Event
+from edgekiln.runtime.streams.execute import Concurrent
+from edgekiln.runtime.vocabulary import Answer, Candidate, Event, EventKind
 from edgekiln.runtime.watchdog import Isolate, Watchdog
 
+Asked: TypeAlias = Callable[[str, float, EventKind | None], None]
+"""Told of each candidate that was asked: its rung, how many milliseconds that took, and its fault if any."""
 
-def open_candidate(candidate: Candidate) -> Runner:
-    """The candidate's engine inside this process."""
-    return open_engine(
-        candidate.engine, candidate.artifact, Path(candidate.folder), candidate.threads, candidate.rung.size
-    )
+
+def open_candidate(candidate: Candidate, calls: int = 1) -> Runner:
+    """The candidate's engine inside this process; for several ``calls`` at once where it offers that, else
+    they take turns."""
+    one, where = candidate, Path(candidate.folder)
+    if calls > 1:
+        try:
+            return Concurrent(
+                open_concurrent(one.engine, one.artifact, where, one.threads, calls, one.rung.size)
+            )
+        except NotRunnableHere:
+            return Concurrent([open_engine(one.engine, one.artifact, where, one.threads, one.rung.size)])
+    return open_engine(one.engine, one.artifact, where, one.threads, one.rung.size)
+
+
+def _nobody(rung: str, took_ms: float, fault: EventKind | None) -> None:
+    """Where no caller wants to know."""
 
 
 class Chain:
@@ -43,7 +59,8 @@ class Chain:
     engine that was just opened; from them a standby's latency is known before it is needed.
 
     With ``direct`` an engine in this process runs on its caller's thread: quicker by a change of threads, but
-    then nothing can bring that caller back in time from an engine that hangs. ``tell`` is handed every event
+    then nothing can bring that caller back in time from an engine that hangs. ``calls`` of an engine inside
+    this process may run at once: ``open`` has to give a runner for so many. ``tell`` is handed every event
     on the watchdog's thread, and should not hold that up. ``clock`` is monotonic; where it goes back all the
     same, its step is taken out. ``tending=False`` leaves the background work to whoever calls ``tend``.
     """
@@ -61,6 +78,7 @@ class Chain:
         tell: Callable[[Event], None] = lambda event: None,
         seed: str = "",
         direct: bool = False,
+        calls: int = 1,
         clock: Callable[[], float] = time.monotonic,
         seating: Seating | None = None,
         tending: bool = True,
@@ -84,7 +102,7 @@ class Chain:
             open_apart=open_apart,
             apart=isolate == "always",
             warm=warm,
-            seating=seating or self._seating(direct),
+            seating=seating or self._seating(direct, calls),
         )
         self._post = {c.rung.id: posts[key_of(c)] for c in candidates}
         self._watchdog = Watchdog(
@@ -114,15 +132,22 @@ class Chain:
         return True
 
     def close(self) -> None:
-        """Close every engine, without waiting for those that hang. Safe to call twice."""
+        """Close every engine, waiting a second for those that hang. Safe to call twice."""
         self._closed = True
         self._watchdog.close()
 
     def answer(
-        self, inputs_for: Callable[[Candidate], Arrays], deadline_ms: float, rung: str | None = None
+        self,
+        inputs_for: Callable[[Candidate], Arrays],
+        deadline_ms: float,
+        rung: str | None = None,
+        asked: Asked = _nobody,
     ) -> Answer:
         """The first sound answer: of ``rung`` where one is named, else of the first candidate, else of those
         behind it. ``inputs_for`` gives a candidate's input tensors; what it raises passes through.
+
+        A rung that was named and is too slow for its time is no fault of its engine: whoever named it hears
+        of it by ``asked``, and it does not rest. One that the chain chose itself does.
 
         Raises DeadlineMissed or NoAnswer, ``deadline_ms`` milliseconds from now at the latest; BadInput for
         a rung that nobody knows or an input that holds a NaN itself.
@@ -140,14 +165,15 @@ class Chain:
                 name, seat, by_s = turn
                 candidate = self._candidates[name]
                 inputs = inputs_for(candidate)
-                asked = self._now()
-                if asked >= until:
+                at = self._now()
+                if at >= until:
                     break  # making the input took what was left: no fault of an engine that nobody asked
-                by_s = by_s if by_s > asked else until
-                found = self._ask(candidate, seat, inputs, by_s - asked)
+                by_s = by_s if by_s > at else until
+                found = self._ask(candidate, seat, inputs, by_s - at)
                 now = self._now()
+                asked(name, (now - at) * 1e3, found.kind if isinstance(found, Fault) else None)
                 if not isinstance(found, Fault):
-                    self._answered(name, rung, now, (now - asked) * 1e3, faults)
+                    self._answered(name, rung, now, (now - at) * 1e3, faults)
                     total = (now - began) * 1e3
                     return Answer(found, name, "edge", total, now > until, tuple(hops))
                 if found.kind == "not-finite" and (bad := not_finite(inputs)):
@@ -155,7 +181,7 @@ class Chain:
                     raise BadInput("answering on", name, why, "Give an input without them")
                 hops.append(name)
                 faults[name] = found
-                self._failed(name, seat, found, now, (now - asked) * 1e3)
+                self._failed(name, seat, found, now, (now - at) * 1e3, named=name == rung)
             raise self._no_answer(faults, deadline_ms, until)
         finally:
             if self._journal.waiting:
@@ -237,9 +263,17 @@ class Chain:
                 if fault.kind == "refused":  # so it is not the frame's fault: another took it
                     self._fall(other, fault, now)
             serving = self._serving.get(rung)
-            if serving != name:
+            if serving != name and not self._only_late(rung or self._names[0], name, faults):
                 self._serving[rung] = name
                 self._changed_over(serving, name, rung, now, faults)
+
+    def _only_late(self, wanted: str, name: str, faults: Mapping[str, Fault]) -> bool:
+        """Whether ``name`` answers for ``wanted`` only because that is late, or still busy with a call that
+        was cut off: news of one frame, and no change."""
+        if name == wanted or self._standings[wanted].failures:
+            return False
+        fault, seat = faults.get(wanted), self._post[wanted].seat
+        return fault.kind == "timeout" if fault else bool(seat and seat.ready and seat.stuck)
 
     def _changed_over(
         self, before: str | None, name: str, rung: str | None, now: float, faults: Mapping[str, Fault]
@@ -253,17 +287,23 @@ class Chain:
         why = fault.why if fault else "it is not open or rests after a failure"
         self._note("fallback", wanted, why, f"{name} answers in its place")
 
-    def _failed(self, name: str, seat: Seat, fault: Fault, now: float, took_ms: float) -> None:
+    def _failed(
+        self, name: str, seat: Seat, fault: Fault, now: float, took_ms: float, *, named: bool
+    ) -> None:
         with self._lock:
             if fault.kind == "timeout":
                 self._set(name, rule.timed(self._standings[name], took_ms))
-            if fault.kind not in {"refused", "closed"}:
-                self._fall(name, fault, now)
+            if fault.kind == "timeout" and named:
+                self._note("timeout", name, fault.why, "its time is told to who named it")
+            elif fault.kind not in {"refused", "closed"}:
+                # What the watchdog took out of service, it told of: its kill is no crash of its own.
+                told = fault.kind in GONE and self._post[name].seat is not seat
+                self._fall(name, fault, now, quiet=told)
             post, worn = self._post[name], self._standings[name].failures >= self._rules.reopen_after
             if (fault.kind in GONE or (fault.kind == "not-finite" and worn)) and post.seat is seat:
                 self._watchdog.vacate(post, fault)
 
-    def _fall(self, name: str, fault: Fault, now: float) -> None:
+    def _fall(self, name: str, fault: Fault, now: float, *, quiet: bool = False) -> None:
         before = self._standings[name]
         after = rule.failed(before, now, f"{self._seed}/{name}", self._rules)
         self._set(name, after)
@@ -271,7 +311,8 @@ class Chain:
         done = f"not asked for {after.until_s - now:.2f} s where another can be"
         if after.demotions > before.demotions:
             done = f"it keeps failing: behind the others for {after.demoted_until_s - now:.0f} s"
-        self._note(fault.kind, name, fault.why, done, failures=after.failures)
+        if not quiet:
+            self._note(fault.kind, name, fault.why, done, failures=after.failures)
 
     def _no_answer(
         self, faults: Mapping[str, Fault], deadline_ms: float, until: float
@@ -293,8 +334,10 @@ class Chain:
         if post.warm_ms is not None and self._standings[name].mean_ms is None:
             self._set(name, rule.timed(self._standings[name], post.warm_ms))
 
-    def _seating(self, direct: bool) -> Seating:
+    def _seating(self, direct: bool, calls: int) -> Seating:
         def seating(open: Callable[[], Runner], changed: Callable[[], None], apart: bool) -> Seat:
+            if calls > 1 and not apart:
+                return Several(open, changed, calls, clock=self._now)
             return Threaded(open, changed, direct=direct and not apart, clock=self._now)
 
         return seating

@@ -8,6 +8,7 @@ the rung that the steering chose (``answering``, ``degrade``, ``steering``), and
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
 from collections import deque
@@ -21,20 +22,23 @@ import msgspec
 
 from edgekiln import interrupt
 from edgekiln.bundle.unpack import Opened, opened
+from edgekiln.engines import Runner, open_concurrent
 from edgekiln.errors import BadInput
 from edgekiln.records import Manifest, Record
 from edgekiln.runtime import health as machine
 from edgekiln.runtime.answering import Answering, Missed, as_tensors
 from edgekiln.runtime.candidates import Unusable, ladder, nothing_runs, survey
-from edgekiln.runtime.degrade import Chain
+from edgekiln.runtime.degrade import Chain, open_candidate
 from edgekiln.runtime.events import Log
 from edgekiln.runtime.hybrid.offload import Offloader
 from edgekiln.runtime.hybrid.privacy import Sendable
 from edgekiln.runtime.metrics import PASSED_OVER, Metrics, Snapshot
 from edgekiln.runtime.slots import Slot, slots_of
 from edgekiln.runtime.steering import Steering
+from edgekiln.runtime.streams.execute import measure_calls
 from edgekiln.runtime.streams.frames import Frame
 from edgekiln.runtime.streams.pump import Pump, Result
+from edgekiln.runtime.streams.schedule import choose_calls
 from edgekiln.runtime.streams.sources import Pace, Source, names_of, open_source
 from edgekiln.runtime.summary import Ended, Played, Timeline, played
 from edgekiln.runtime.vocabulary import Answer, Candidate, Event, Goal, Rung, Setting
@@ -47,6 +51,9 @@ RATE_S = 3.0
 MOST_EVENTS = 400
 FIRST_S = 120.0
 """An engine may take so long to open before the first frame is read."""
+CALLS = (1, 2)
+"""Numbers of calls at once that are tried at the start; so long is each measured."""
+CALLS_S, CALLS_ROUNDS = 0.15, 3
 OTHERS_S = 20.0
 """So long the first frame waits for the others: opening them takes the cores that a deadline needs."""
 
@@ -55,7 +62,8 @@ class Order(Record, frozen=True, kw_only=True):
     """What is to be run. ``inputs`` are sources as the user wrote them; ``seconds`` ends live ones.
 
     ``isolate``: which engines run in a process of their own. ``idle_watts`` is the machine's power without
-    us, for the energy per inference.
+    us, for the energy per inference. ``calls`` is how many calls of the engine run at once, sharing its
+    threads; None: one for a single source, what a measurement at the start finds best for several.
     """
 
     bundle: str
@@ -67,6 +75,7 @@ class Order(Record, frozen=True, kw_only=True):
     seconds: float | None = None
     isolate: Isolate = "after-hang"
     idle_watts: float | None = None
+    calls: int | None = None
 
 
 class Seen(Protocol):
@@ -221,8 +230,11 @@ class _Playing:
             notices(Event(at_s=at, kind="refused", what=row.artifact_id, why=row.why, done=row.cure))
         self._quality = {r.id: r.quality for r in shown.ladder}
         self._steering = Steering(goal, shown.ladder, self._metrics, notices, time.monotonic)
+        calls = _calls(order, found, slots, self._steering.setting.rung, notices)
         chain = Chain(
             found,
+            open=functools.partial(open_candidate, calls=calls),
+            calls=calls,
             isolate=order.isolate,
             outputs=held.manifest.signature.outputs,
             warm=lambda candidate: slots[candidate.rung.id].buffers,
@@ -240,15 +252,16 @@ class _Playing:
         live = {s.name: s.live for s in self._sources}
         best = slots[shown.ladder[0].id]  # a server takes the model's own size, whatever the rung here
         steering, limit = self._steering, goal.deadline_ms
-        self._answering = Answering(chain, slots, steering, limit, live, offloader, sendable, best)
+        self._answering = Answering(chain, slots, steering, limit, live, offloader, sendable, best, calls)
         self.timeline = Timeline()
         self._counted: dict[str, tuple[int, int, int]] = {}
         self._arrivals: deque[tuple[float, int]] = deque()
         self._interval_ms: float | None = None if goal.fps is None else 1e3 / goal.fps
         self._health_s = self._logged_s = float("-inf")
         self._ready = threading.Event()  # the pump's threads are at work before its name is known here
+        # With one worker more than calls the next frames are prepared while the engine computes.
         self._pump = Pump(
-            self._sources, self._answer, lambda: self._steering.setting, workers=1, tell=notices
+            self._sources, self._answer, lambda: self._steering.setting, workers=calls + 1, tell=notices
         )
         stack.enter_context(self._pump)
         self._ready.set()
@@ -296,7 +309,8 @@ class _Playing:
         waiting = self._waiting()
         link = None if self._offloader is None else self._offloader.link()
         decision = self._steering.decide(waiting, self._interval_ms, link)
-        if decision.probe is not None and not waiting and self._interval_ms is not None:
+        idle = not waiting and self._answering.idle
+        if decision.probe is not None and idle and self._interval_ms is not None:
             # It was chosen to fit before the next frame. One that a stall cuts short would count as a failure
             # of its engine, so it has a whole deadline; what it takes too long, the next frame pays.
             self._answering.probe(frames[-1], decision.probe, self._order.goal.deadline_ms)
@@ -358,6 +372,34 @@ class _Playing:
             (first_s, first), (last_s, last) = self._arrivals[0], self._arrivals[-1]
             if last > first and last_s - first_s >= RATE_S / 3:
                 self._interval_ms = (last_s - first_s) * 1e3 / (last - first)
+
+
+def _calls(
+    order: Order, found: Sequence[Candidate], slots: Mapping[str, Slot], rung: str, tell: _Notices
+) -> int:
+    """How many calls at once: as ordered, else what answers most on ``rung`` where several sources come.
+
+    They share the engine's threads, so that each takes longer: one stream gains nothing from it.
+    """
+    if order.isolate == "always" or order.calls is not None:
+        return 1 if order.isolate == "always" else max(1, order.calls or 1)
+    if len(order.inputs) == 1:
+        return 1
+    one = next(c for c in found if c.rung.id == rung)
+
+    def opener(calls: int) -> Sequence[Runner]:
+        where = Path(one.folder)
+        return open_concurrent(one.engine, one.artifact, where, one.threads, calls, one.rung.size)
+
+    try:
+        rates = measure_calls(opener, slots[rung].buffers, CALLS, CALLS_S, CALLS_ROUNDS)
+    except Exception:  # an engine may raise anything: the chain opens it again, and tells of what is wrong
+        return 1
+    chosen = choose_calls(rates)
+    told = ", ".join(f"{n} at once {rate:.0f} calls a second" for n, rate in rates.items())
+    why = f"measured on {rung}: {told}"
+    tell(Event(at_s=time.monotonic(), kind="change", what=f"{chosen} calls at once", why=why))
+    return chosen
 
 
 def _sources(order: Order, tell: Callable[[Event], None], stack: contextlib.ExitStack) -> list[Source]:

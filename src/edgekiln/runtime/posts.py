@@ -76,7 +76,7 @@ class Post:
             self.files, self.noted = files, None
             if self.warm is not None:
                 inputs = self.warm(self.candidate)
-                for _ in range(_WARM_CALLS):
+                for _ in range(_WARM_CALLS * getattr(runner, "calls", 1)):
                     began = time.perf_counter()
                     runner(inputs)
                     self.warm_ms = (time.perf_counter() - began) * 1e3

@@ -26,9 +26,14 @@ class Seat(Protocol):
     when it idles; ``stuck`` says that the caller of that call stopped waiting.
     """
 
-    broken: BaseException | None
-    since_s: float | None
-    stuck: bool
+    @property
+    def broken(self) -> BaseException | None: ...
+
+    @property
+    def since_s(self) -> float | None: ...
+
+    @property
+    def stuck(self) -> bool: ...
 
     @property
     def ready(self) -> bool: ...
@@ -39,6 +44,8 @@ class Seat(Protocol):
     def call(self, inputs: Arrays, limit_s: float) -> dict[str, NDArray[Any]]: ...
 
     def close(self) -> None: ...
+
+    def join(self, timeout_s: float) -> None: ...
 
 
 class _Job:
@@ -82,7 +89,8 @@ class Threaded:
         self._go = _thread.allocate_lock()
         self._go.acquire()
         self._job: _Job | None = None
-        threading.Thread(target=self._live, daemon=True, name=name).start()
+        self._thread = threading.Thread(target=self._live, daemon=True, name=name)
+        self._thread.start()
 
     @property
     def ready(self) -> bool:
@@ -99,7 +107,7 @@ class Threaded:
         has no answer within ``limit_s`` seconds, waiting for its turn included."""
         until = self._clock() + limit_s
         if not self._turn.acquire(timeout=max(0.0, limit_s)):
-            raise _late(limit_s, "the engine was busy with another call")
+            raise late(limit_s, "the engine was busy with another call")
         if self._ended or self._runner is None:
             self._turn.release()
             self._wake()  # its thread may have wanted the turn, to close the engine
@@ -118,7 +126,7 @@ class Threaded:
                 if self._job is job:
                     job.given_up = self.stuck = True
             if job.given_up:
-                raise _late(limit_s, "the engine did not answer")
+                raise late(limit_s, "the engine did not answer")
         if job.error is not None:
             raise job.error
         assert job.outputs is not None
@@ -132,6 +140,11 @@ class Threaded:
         if busy and kill is not None:
             kill()
         self._wake()
+
+    def join(self, timeout_s: float) -> None:
+        """Wait until it has closed, but no longer than that."""
+        if self._thread is not threading.current_thread():
+            self._thread.join(timeout_s)
 
     def _wake(self) -> None:
         with contextlib.suppress(RuntimeError):  # by close and a call at the same moment: once is enough
@@ -178,6 +191,7 @@ _giving_up = threading.Lock()
 """Held for a few instructions: a call is either answered or given up, never both."""
 
 
-def _late(limit_s: float, why: str) -> EngineFault:
+def late(limit_s: float, why: str) -> EngineFault:
+    """The fault of a call that had no answer within ``limit_s`` seconds."""
     cure = "Allow more time, or use a quicker artifact"
     return EngineFault("timeout", "the engine", f"{why} within {limit_s * 1e3:.1f} ms", cure)

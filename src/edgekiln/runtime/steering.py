@@ -56,10 +56,12 @@ class Steering:
         """The machine at its last look."""
         return self._health
 
-    def called(self, call: Call, overhead_ms: float | None = None) -> None:
-        """A call of the edge's engine ended. ``overhead_ms`` is what its frame cost beside it."""
+    def called(self, call: Call, overhead_ms: float | None = None, *, learned: bool = True) -> None:
+        """A call of the edge's engine ended. ``overhead_ms`` is what its frame cost beside it. The policies
+        hear of it where it is ``learned``."""
         with self._lock:
-            self._calls.append(call)
+            if learned:
+                self._calls.append(call)
             self._busy_s += call.latency_ms / 1e3
             if overhead_ms is not None and math.isfinite(overhead_ms):
                 self._overheads.append(max(0.0, overhead_ms))

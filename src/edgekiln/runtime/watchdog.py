@@ -7,6 +7,7 @@ hashing, killing and telling come after it.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias
 
@@ -20,6 +21,7 @@ from edgekiln.runtime.standing import Rules
 Isolate: TypeAlias = Literal["never", "after-hang", "always"]
 _TICK_S = 0.25
 _LEAST_S = 0.01
+_FAREWELL_S = 1.0
 
 
 class Watchdog:
@@ -91,7 +93,7 @@ class Watchdog:
         self._nudge.set()
 
     def close(self) -> None:
-        """Close every engine, without waiting for those that hang. Safe to call twice."""
+        """Close every engine, waiting a second for those that hang. Safe to call twice."""
         with self.lock:
             self._closed = True
             for post in self._posts:
@@ -102,7 +104,10 @@ class Watchdog:
         self._nudge.set()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join()
-        self._dismiss()
+        # An engine that is still being closed when the process ends takes the process down with it.
+        until = time.monotonic() + _FAREWELL_S
+        for seat in self._dismiss():
+            seat.join(max(0.0, until - time.monotonic()))
         self._journal.tell_all()
 
     # ------------------------------------------------------------ one round
@@ -170,11 +175,12 @@ class Watchdog:
         with self.lock:
             self.lock.notify_all()
 
-    def _dismiss(self) -> None:
+    def _dismiss(self) -> list[Seat]:
         with self.lock:
             leaving, self._leaving = self._leaving, []
         for seat in leaving:
             seat.close()
+        return leaving
 
     def _live(self) -> None:
         while not self._closed:
