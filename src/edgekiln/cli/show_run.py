@@ -105,7 +105,7 @@ class Lines:
     def __init__(self, about: About, out: IO[str]) -> None:
         self._out, self._about = out, about
         self._looks: deque[Snapshot] = deque(maxlen=KEPT_LOOKS)
-        self._started = 0.0
+        self._started: float | None = None
         self._told: dict[tuple[str, str], tuple[float, int]] = {}
         words = (about.bundle, about.device, about.engine, about.goal.mode)
         self._print(f"{', '.join(words)}, deadline {significant(about.goal.deadline_ms)} ms")
@@ -120,6 +120,8 @@ class Lines:
         if len(self._told) >= MOST_TOLD:
             self._told.clear()
         self._told[key] = event.at_s, 0
+        if self._started is None:  # an event comes before the first look
+            self._started = event.at_s
         self._print(f"{event.at_s - self._started:8.1f} s  {run_words.event(event, held + 1)}")
 
     def show(self, found: Snapshot) -> None:
