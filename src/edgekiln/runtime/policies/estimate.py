@@ -11,6 +11,7 @@ call and falls when those have left the window.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, insort
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -32,7 +33,8 @@ FAILED_TIMES = 2.0
 
 
 class Track(Record, frozen=True, kw_only=True):
-    """What is known of one rung, one frame a call. ``samples`` are (when it ended in s, ms), oldest first.
+    """What is known of one rung, one frame a call. ``samples`` are the ms of its latest calls, oldest first,
+    ``ordered`` the same by size.
 
     ``prior`` is the logarithm of the evidence or of a guess, ``shift`` what was learned on top of it (None:
     never tried). ``high_ms`` is the goal's percentile of ``samples``, ``peak_ms`` the worst of the latest.
@@ -44,7 +46,8 @@ class Track(Record, frozen=True, kw_only=True):
     prior: float
     variance: float
     shift: float | None = None
-    samples: tuple[tuple[float, float], ...] = ()
+    samples: tuple[float, ...] = ()
+    ordered: tuple[float, ...] = ()
     high_ms: float = 0.0
     peak_ms: float = 0.0
     recent_ms: float = 0.0
@@ -131,22 +134,33 @@ def learned(
     gain = 1.0 if first else track.variance / (track.variance + LOAD_VARIANCE + NOISE_VARIANCE)
     known += gain * surprise
     variance = max(LEAST_VARIANCE, (1 - gain) * track.variance, NOISE_VARIANCE if first else 0.0)
-    samples = (*track.samples, (at_s, ms))[-WINDOW:]
-    values = sorted(v for _, v in samples)
-    n = len(values)
-    latest = sorted(v for _, v in samples[-RECENT:])
+    samples = (*track.samples[1 - WINDOW :], ms)
+    ordered = _put(track, ms)
+    n = len(samples)
+    latest = sorted(samples[-RECENT:])
     made = msgspec.structs.replace(
         track,
         shift=known - track.prior,
         variance=variance,
         samples=samples,
-        high_ms=values[n - 1 - outliers(n, percentile)],
+        ordered=ordered,
+        high_ms=ordered[n - 1 - outliers(n, percentile)],
         peak_ms=latest[-1],
         recent_ms=latest[(len(latest) - 1) // 2],
-        mean_ms=sum(values) / n,
+        mean_ms=sum(ordered) / n,
         valid_until_s=max(track.valid_until_s, at_s + memory_s),
     )
     return made, math.log(made.recent_ms) - known
+
+
+def _put(track: Track, ms: float) -> tuple[float, ...]:
+    """``track.ordered`` with ``ms`` in its place, and without the oldest call where the window is full: to
+    sort all of them after every call would take most of a decision's time."""
+    ordered = list(track.ordered)
+    if len(ordered) == WINDOW:
+        del ordered[bisect_left(ordered, track.samples[0])]
+    insort(ordered, ms)
+    return tuple(ordered)
 
 
 def outliers(n: int, percentile: float) -> int:
@@ -189,4 +203,4 @@ def aged(tracks: Mapping[str, Track], now_s: float) -> Mapping[str, Track]:
     old = [k for k, t in tracks.items() if t.samples and now_s > t.valid_until_s]
     if not old:
         return tracks
-    return {**tracks, **{k: msgspec.structs.replace(tracks[k], samples=()) for k in old}}
+    return {**tracks, **{k: msgspec.structs.replace(tracks[k], samples=(), ordered=()) for k in old}}

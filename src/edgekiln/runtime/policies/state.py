@@ -206,7 +206,8 @@ def refused(state: State, seen: Observation, rung: str, harm: bool = False) -> S
 def _held(state: State, rung: str, here: Track, high_ms: float, hold_s: float) -> State:
     made = msgspec.structs.replace(
         here,
-        samples=here.samples or ((state.now_s, high_ms),),
+        samples=here.samples or (high_ms,),
+        ordered=here.ordered or (high_ms,),
         high_ms=high_ms,
         valid_until_s=state.now_s + hold_s,
     )
@@ -237,7 +238,7 @@ def left(state: State, seen: Observation) -> State:
 def may_duck(state: State, seen: Observation) -> bool:
     """Whether one late call is reason enough to leave the rung in use: it was the first for long."""
     here = state.tracks[state.setting.rung]
-    if len(here.samples) < FEW or here.samples[-1][1] + seen.overhead_ms <= state.goal.deadline_ms:
+    if len(here.samples) < FEW or here.samples[-1] + seen.overhead_ms <= state.goal.deadline_ms:
         return False
     return state.now_s - state.ducked_s >= allowed_s(state, seen, DUCK_LATES)
 
