@@ -11,7 +11,7 @@ import functools
 import math
 from collections.abc import Sequence
 
-import msgspec
+from msgspec.structs import replace
 
 from edgekiln.records import Record
 from edgekiln.runtime.policies import allowance, batch, burst, offload, quality, rate
@@ -81,11 +81,8 @@ def _view(state: State, seen: Observation) -> View:
     told = 1e3 / goal.fps if sound(goal.fps) and goal.fps else None
     interval = given or told
     if not math.isfinite(seen.overhead_ms) or seen.overhead_ms < 0:
-        seen = msgspec.structs.replace(seen, overhead_ms=0.0)
-    found = {}
-    for name, track in state.tracks.items():
-        here = state.rungs[name].place == "edge"
-        found[name] = estimate(track, state.load if here else 0.0, state.worst if here else 0.0, shared)
+        seen = replace(seen, overhead_ms=0.0)
+    found = {name: estimate(track, state.load, state.worst, shared) for name, track in state.tracks.items()}
     burst_ratio = ratios(state.bursts, state.now_s, 2)
     batch_ratio = ratios(state.batches, state.now_s, 0)
     if setting.burst > 1:  # a burst on trial is a plan like any other until it is judged
@@ -132,4 +129,4 @@ def _after(state: State, seen: Observation, choice: Choice, changed: bool) -> St
         change |= {"setting": setting, "changed_s": state.now_s}
         if setting.rung != state.setting.rung:
             change["fled"] = choice.move == "leave"
-    return msgspec.structs.replace(state, **change) if change else state
+    return replace(state, **change) if change else state

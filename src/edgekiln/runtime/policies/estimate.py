@@ -14,7 +14,7 @@ import math
 from bisect import bisect_left, insort
 from collections.abc import Mapping, Sequence
 
-import msgspec
+from msgspec.structs import replace
 
 from edgekiln.records import Record
 from edgekiln.runtime.vocabulary import Goal, Rung
@@ -111,17 +111,18 @@ def shared_shift(tracks: Mapping[str, Track]) -> float:
     """How much slower than its evidence this machine is, by the tried rungs: the logarithm, 0 before any."""
     tried = [t for t in tracks.values() if t.shift is not None and not t.remote]
     told = [t for t in tried if t.told]  # how wrong a guess was says little of another rung's evidence
-    if not told and any(t.told for t in tracks.values()):
+    if not tried or (not told and any(t.told for t in tracks.values())):
         return 0.0
     shifts = [t.shift or 0.0 for t in told or tried]
-    return sum(shifts) / len(shifts) if shifts else 0.0
+    return sum(shifts) / len(shifts)
 
 
 def base(track: Track, shared: float) -> float:
     """The logarithm of the typical time of a call, in ms."""
-    if track.shift is not None:
-        return track.prior + track.shift
-    return track.prior + (0.0 if track.remote else shared)
+    shift = track.shift
+    if shift is None:
+        shift = 0.0 if track.remote else shared
+    return track.prior + shift
 
 
 def learned(
@@ -138,7 +139,7 @@ def learned(
     ordered = _put(track, ms)
     n = len(samples)
     latest = sorted(samples[-RECENT:])
-    made = msgspec.structs.replace(
+    made = replace(
         track,
         shift=known - track.prior,
         variance=variance,
@@ -172,7 +173,7 @@ def outliers(n: int, percentile: float) -> int:
 def estimate(track: Track, load: float, worst: float, shared: float) -> Estimate:
     """Of a rung on this machine. ``load`` is the present one, ``worst`` the worst that was just seen."""
     known = base(track, shared)
-    base_ms = math.exp(min(known, 60.0))
+    base_ms = _ms(known)
     if track.samples:
         high, n = track.high_ms, len(track.samples)
         return Estimate(
@@ -184,8 +185,8 @@ def estimate(track: Track, load: float, worst: float, shared: float) -> Estimate
             n=n,
         )
     load, worst = (0.0, 0.0) if track.remote or math.isnan(load) else (load, worst)
-    now = math.exp(min(known + load, 60.0))
-    worst_ms = math.exp(min(known + max(load, worst), 60.0))
+    now = _ms(known + load)
+    worst_ms = _ms(known + worst) if worst > load else now
     return Estimate(
         high_ms=now,
         worst_ms=worst_ms,
@@ -198,9 +199,14 @@ def estimate(track: Track, load: float, worst: float, shared: float) -> Estimate
     )
 
 
+def _ms(logarithm: float) -> float:
+    """No more than a number can hold."""
+    return math.exp(60.0 if logarithm > 60.0 else logarithm)
+
+
 def aged(tracks: Mapping[str, Track], now_s: float) -> Mapping[str, Track]:
     """Without the calls that no longer speak of their rung. The same object where nothing changed."""
     old = [k for k, t in tracks.items() if t.samples and now_s > t.valid_until_s]
     if not old:
         return tracks
-    return {**tracks, **{k: msgspec.structs.replace(tracks[k], samples=(), ordered=()) for k in old}}
+    return {**tracks, **{k: replace(tracks[k], samples=(), ordered=()) for k in old}}
