@@ -238,6 +238,12 @@ def _precision(of: Input) -> Floats:
     return np.asarray(1.0 / deviations**2)
 
 
+@functools.cache
+def _prior(of: Input) -> Floats:
+    """Its information, shape (5, 5)."""
+    return np.diag(_precision(of))
+
+
 def _solved(
     of: Input, information: Floats, moment: Floats, energy: Floats, mass: float
 ) -> tuple[Floats, Floats, Floats]:
@@ -247,7 +253,7 @@ def _solved(
     The variance of the error is not known either: it is ``NOISE_C`` squared where the fit is as good, else
     what is left.
     """
-    whole = information + np.diag(_precision(of))
+    whole = information + _prior(of)
     covariance = np.linalg.inv(whole)
     theta = np.einsum("mij,mj->mi", covariance, moment)
     misfit = np.maximum(energy - np.einsum("mi,mi->m", theta, moment), 0.0)
@@ -289,10 +295,10 @@ def reaction(model: Thermal, ahead_s: Sequence[float], inputs: Sequence[float]) 
     flat = change.reshape(len(kept), 2 * len(ahead_s), _TERMS)
     each = (flat @ model.theta[kept, :, None]).reshape(change.shape[:3])
     spread = (flat @ model.covariance[kept]).reshape(change.shape)
-    mean = np.tensordot(share, each, 1)  # (2, H)
+    mean = np.einsum("k,kah->ah", share, each)
     off = each - mean
     within = np.einsum("kaht,kbht->kabh", change, spread)
-    whole = np.tensordot(share, within + off[:, :, None] * off[:, None], 1)  # (2, 2, H)
+    whole = np.einsum("k,kabh->abh", share, within + off[:, :, None] * off[:, None])
     given = np.asarray(inputs, np.float64)[:, None]
     variance = whole[0, 0] + 2.0 * given * whole[0, 1] + given**2 * whole[1, 1]
     return model.temperature_c + mean[0] + given * mean[1], np.sqrt(np.maximum(variance, 0.0))
