@@ -126,42 +126,53 @@ def base(track: Track, shared: float) -> float:
 
 
 def learned(
-    track: Track, at_s: float, ms: float, percentile: float, load: float, shared: float, memory_s: float
+    track: Track,
+    calls: Sequence[tuple[float, float]],
+    percentile: float,
+    load: float,
+    shared: float,
+    memory_s: float,
 ) -> tuple[Track, float]:
-    """The track after a call of ``ms``, and the load that it shows. ``memory_s``: how long the call speaks
-    of its rung. A load of NaN: nothing was ever tried, and the machine is as slow as this call says."""
-    known, first = base(track, shared), math.isnan(load)
-    surprise = math.log(ms) - known - (0.0 if first else load)
-    gain = 1.0 if first else track.variance / (track.variance + LOAD_VARIANCE + NOISE_VARIANCE)
-    known += gain * surprise
-    variance = max(LEAST_VARIANCE, (1 - gain) * track.variance, NOISE_VARIANCE if first else 0.0)
-    samples = (*track.samples[1 - WINDOW :], ms)
-    ordered = _put(track, ms)
+    """The track after ``calls`` (at least one: when it ended in s, ms), and the load that the last one shows.
+
+    ``memory_s``: how long a call speaks of its rung. A load of NaN: nothing was ever tried, and the machine
+    is as slow as the first call says.
+    """
+    samples, ordered = list(track.samples), list(track.ordered)
+    variance, until_s = track.variance, track.valid_until_s
+    known, shift, latest = base(track, shared), 0.0, [0.0]
+    for at_s, ms in calls:
+        first = math.isnan(load)
+        gain = 1.0 if first else variance / (variance + LOAD_VARIANCE + NOISE_VARIANCE)
+        known += gain * (math.log(ms) - known - (0.0 if first else load))
+        variance = max(LEAST_VARIANCE, (1 - gain) * variance, NOISE_VARIANCE if first else 0.0)
+        if len(samples) == WINDOW:  # kept in order, for to sort them all would take most of a decision
+            del ordered[bisect_left(ordered, samples.pop(0))]
+        samples.append(ms)
+        insort(ordered, ms)
+        latest = sorted(samples[-RECENT:])
+        load = math.log(_middle(latest)) - known
+        shift = known - track.prior
+        known = track.prior + shift
+        until_s = max(until_s, at_s + memory_s)
     n = len(samples)
-    latest = sorted(samples[-RECENT:])
     made = replace(
         track,
-        shift=known - track.prior,
+        shift=shift,
         variance=variance,
-        samples=samples,
-        ordered=ordered,
+        samples=tuple(samples),
+        ordered=tuple(ordered),
         high_ms=ordered[n - 1 - outliers(n, percentile)],
         peak_ms=latest[-1],
-        recent_ms=latest[(len(latest) - 1) // 2],
+        recent_ms=_middle(latest),
         mean_ms=sum(ordered) / n,
-        valid_until_s=max(track.valid_until_s, at_s + memory_s),
+        valid_until_s=until_s,
     )
-    return made, math.log(made.recent_ms) - known
+    return made, load
 
 
-def _put(track: Track, ms: float) -> tuple[float, ...]:
-    """``track.ordered`` with ``ms`` in its place, and without the oldest call where the window is full: to
-    sort all of them after every call would take most of a decision's time."""
-    ordered = list(track.ordered)
-    if len(ordered) == WINDOW:
-        del ordered[bisect_left(ordered, track.samples[0])]
-    insort(ordered, ms)
-    return tuple(ordered)
+def _middle(ordered: Sequence[float]) -> float:
+    return ordered[(len(ordered) - 1) // 2]
 
 
 def outliers(n: int, percentile: float) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 
 import msgspec
 from msgspec.structs import replace
@@ -135,10 +137,29 @@ def learn(state: State, seen: Observation) -> State:
     tracks = aged(state.tracks, state.now_s)
     if tracks is not state.tracks:
         state = replace(state, tracks=tracks)
-    for call in seen.calls:
-        if call.rung in state.tracks:
-            state = _called(state, seen, call)
+    known = [c for c in seen.calls if c.rung in state.tracks]
+    for usual, calls in groupby(known, key=functools.partial(_usual, state, seen)):
+        if usual:
+            took = [(_ended(state, seen, call), call.latency_ms) for call in calls]
+            state = _lasted(state, seen, state.setting.rung, took, live=True)
+        else:
+            for call in calls:
+                state = _called(state, seen, call)
     return state
+
+
+def _usual(state: State, seen: Observation, call: Call) -> bool:
+    """Whether all that a call tells is that the rung in use was in time: such calls are learned together."""
+    ms, rung = call.latency_ms, call.rung
+    if rung != state.setting.rung or state.tracks[rung].remote or not call.ok or call.batch > 1:
+        return False
+    return sound(ms) and ms + seen.overhead_ms <= state.goal.deadline_ms and call.energy_mj is None
+
+
+def _ended(state: State, seen: Observation, call: Call) -> float:
+    """When it ended, by the clock that never goes back."""
+    age = seen.now_s - call.at_s
+    return state.now_s - (max(0.0, age) if math.isfinite(age) else 0.0)
 
 
 def _called(state: State, seen: Observation, call: Call) -> State:
@@ -150,8 +171,7 @@ def _called(state: State, seen: Observation, call: Call) -> State:
         ms = max(ms if sound(ms) else 0.0, FAILED_TIMES * state.goal.deadline_ms)
     if not sound(ms):
         return state
-    age = seen.now_s - call.at_s
-    at_s = state.now_s - (max(0.0, age) if math.isfinite(age) else 0.0)
+    at_s = _ended(state, seen, call)
     if not live:
         state = replace(state, probed=call.rung, probed_s=at_s, asked="", asks=0, probes=True)
     if frames > 1 and call.ok:
@@ -169,20 +189,27 @@ def _timed(state: State, seen: Observation, rung: str, ms: float, at_s: float, l
         # The probe before it took its time (a quota, a busy core): the probed rung costs too much just now.
         told = state.now_s - state.refused_s < CALM_S
         return state if told else refused(state, seen, state.probed, harm=True)
-    here = state.tracks[rung]
     if live and late and state.fled and at_s - ms * 1e-3 - state.changed_s <= CARRY_S:
         return state
+    state = _lasted(state, seen, rung, [(at_s, ms)], live)
+    return refused(state, seen, rung) if late and not live else state
+
+
+def _lasted(
+    state: State, seen: Observation, rung: str, calls: Sequence[tuple[float, float]], live: bool
+) -> State:
+    """Calls (when each ended in s, ms of a frame alone) go into their rung's track, and the load where they
+    were ``live``."""
+    here, load = state.tracks[rung], state.load
     memory_s = max(MEMORY_S, 8e-3 * (seen.interval_ms or 0.0))
-    load = state.load
     if here.remote:
         load = math.nan if here.shift is None else 0.0
     shared = 0.0 if here.shift is not None else shared_shift(state.tracks)
-    made, found = learned(here, at_s, ms, state.goal.percentile, load, shared, memory_s)
+    made, found = learned(here, calls, state.goal.percentile, load, shared, memory_s)
     change: dict[str, object] = {"tracks": {**state.tracks, rung: made}}
     if live and not here.remote:
         change |= {"load": found, "worst": found + math.log(made.peak_ms / made.recent_ms)}
-    state = replace(state, **change)
-    return refused(state, seen, rung) if late and not live else state
+    return replace(state, **change)
 
 
 def allowed_s(state: State, seen: Observation, lates: float) -> float:
