@@ -274,31 +274,56 @@ def _solved(
 def identified(model: Thermal) -> bool:
     """Whether a forecast may be acted on: the input moved, and a forecast over ``TRUST_HORIZON_S`` at the
     most and at the least input seen so far is known to ``TRUST_SD_C``."""
+    return trusted(model, (), ()) is not None
+
+
+def trusted(
+    model: Thermal, ahead_s: Sequence[float], inputs: Sequence[float] | Floats
+) -> tuple[Floats, Floats] | None:
+    """``reaction``, or None where the model is not identified."""
     if model.samples < LEAST_SAMPLES or not model.weights.any():
-        return False
+        return None
     if model.highest_input - model.lowest_input <= LEAST_SPAN_SHARE * model.highest_input:
-        return False
-    _, deviations = reaction(model, (TRUST_HORIZON_S,), (model.lowest_input, model.highest_input))
-    return bool((deviations < TRUST_SD_C).all())
+        return None
+    mean, whole = _reacting(model, (*ahead_s, TRUST_HORIZON_S))
+    _, doubt = _reached(model, mean[:, -1:], whole[:, :, -1:], (model.lowest_input, model.highest_input))
+    if not (doubt < TRUST_SD_C).all():
+        return None
+    return _reached(model, mean[:, :-1], whole[:, :, :-1], inputs)
 
 
-def reaction(model: Thermal, ahead_s: Sequence[float], inputs: Sequence[float]) -> tuple[Floats, Floats]:
+def reaction(
+    model: Thermal, ahead_s: Sequence[float], inputs: Sequence[float] | Floats
+) -> tuple[Floats, Floats]:
     """Temperature in °C and its standard deviation, shape (len(inputs), len(ahead_s)), if each constant input
     is held from now on. The forecast starts at the temperature of now, so what the model has wrong as a whole
     cancels out.
     """
-    # The change of every term is linear in the input, so the mean is too and the variance is quadratic: two
-    # cases, no input (0) and what one unit of it adds (1), tell of all inputs.
+    return _reached(model, *_reacting(model, tuple(ahead_s)), inputs)
+
+
+def _reacting(model: Thermal, ahead_s: tuple[float, ...]) -> tuple[Floats, Floats]:
+    """The change of every term is linear in the input, so its mean is too and its variance is quadratic.
+
+    Mean, shape (2, H), and covariance, shape (2, 2, H), of the change without any input (0) and of what one
+    unit of it adds (1): they tell of all inputs.
+    """
     kept = np.flatnonzero(model.weights > 0.02 * model.weights.max())
     share = model.weights[kept] / model.weights[kept].sum()
-    change = _changes(model, _ahead(tuple(ahead_s))[kept], kept)  # (K, 2, H, 5)
+    change = _changes(model, _ahead(ahead_s)[kept], kept)  # (K, 2, H, 5)
     flat = change.reshape(len(kept), 2 * len(ahead_s), _TERMS)
     each = (flat @ model.theta[kept, :, None]).reshape(change.shape[:3])
     spread = (flat @ model.covariance[kept]).reshape(change.shape)
     mean = np.einsum("k,kah->ah", share, each)
     off = each - mean
     within = np.einsum("kaht,kbht->kabh", change, spread)
-    whole = np.einsum("k,kabh->abh", share, within + off[:, :, None] * off[:, None])
+    return mean, np.einsum("k,kabh->abh", share, within + off[:, :, None] * off[:, None])
+
+
+def _reached(
+    model: Thermal, mean: Floats, whole: Floats, inputs: Sequence[float] | Floats
+) -> tuple[Floats, Floats]:
+    """Temperature and its standard deviation, shape (len(inputs), H), by what ``_reacting`` gave."""
     given = np.asarray(inputs, np.float64)[:, None]
     variance = whole[0, 0] + 2.0 * given * whole[0, 1] + given**2 * whole[1, 1]
     return model.temperature_c + mean[0] + given * mean[1], np.sqrt(np.maximum(variance, 0.0))
