@@ -7,7 +7,6 @@ each setting, drop what breaks a bound, take the best of the rest.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 
@@ -56,12 +55,14 @@ def decide(state: State, seen: Observation, policies: Sequence[Policy] = POLICIE
     state = learn(state, seen)
     view = _view(state, seen)
     if state.goal.mode == "fixed":
-        plans = quality.in_time(view, quality.rungs(view))
-        here = next((p for p in plans if p.setting.rung == state.setting.rung), plans[0])
+        only = quality.in_time(view, quality.rungs(view))
+        here = next((p for p in only if p.setting.rung == state.setting.rung), only[0])
         return state, Decision(
             setting=state.setting, changed=False, why="", meets=not here.late, forecast=here
         )
-    plans = functools.reduce(lambda made, policy: policy(view, made), policies, ())
+    plans: Sequence[Plan] = ()
+    for policy in policies:
+        plans = policy(view, plans)
     choice = choose(state, view, plans)
     changed = choice.plan.setting != state.setting
     decision = Decision(
@@ -77,9 +78,9 @@ def decide(state: State, seen: Observation, policies: Sequence[Policy] = POLICIE
 
 def _view(state: State, seen: Observation) -> View:
     shared, goal, setting = shared_shift(state.tracks), state.goal, state.setting
-    given = seen.interval_ms if sound(seen.interval_ms) else None
-    told = 1e3 / goal.fps if sound(goal.fps) and goal.fps else None
-    interval = given or told
+    interval = seen.interval_ms if sound(seen.interval_ms) else None
+    if interval is None and goal.fps and sound(goal.fps):
+        interval = 1e3 / goal.fps
     if not math.isfinite(seen.overhead_ms) or seen.overhead_ms < 0:
         seen = replace(seen, overhead_ms=0.0)
     found = {name: estimate(track, state.load, state.worst, shared) for name, track in state.tracks.items()}

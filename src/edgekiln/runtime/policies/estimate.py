@@ -104,17 +104,18 @@ def priors(ladder: Sequence[Rung], goal: Goal) -> dict[str, Track]:
 
 def sound(ms: float | None) -> bool:
     """Whether it is a time at all."""
-    return ms is not None and math.isfinite(ms) and ms > 0
+    return ms is not None and 0.0 < ms < math.inf
 
 
 def shared_shift(tracks: Mapping[str, Track]) -> float:
     """How much slower than its evidence this machine is, by the tried rungs: the logarithm, 0 before any."""
-    tried = [t for t in tracks.values() if t.shift is not None and not t.remote]
-    told = [t for t in tried if t.told]  # how wrong a guess was says little of another rung's evidence
-    if not tried or (not told and any(t.told for t in tracks.values())):
+    shifts = [(t.told, t.shift) for t in tracks.values() if t.shift is not None and not t.remote]
+    told = [shift for told, shift in shifts if told]
+    # how wrong a guess was says little of another rung's evidence
+    if not told and (not shifts or any(t.told for t in tracks.values())):
         return 0.0
-    shifts = [t.shift or 0.0 for t in told or tried]
-    return sum(shifts) / len(shifts)
+    found = told or [shift for _, shift in shifts]
+    return sum(found) / len(found)
 
 
 def base(track: Track, shared: float) -> float:
