@@ -36,10 +36,11 @@ TRIED_S = 10.0
 class Decision(Record, frozen=True, kw_only=True):
     """How the next frames are answered, and why where that is a change.
 
-    ``forecast`` is what is foretold of it; ``meets`` is False where no setting keeps all bounds and this is
-    the least bad. ``probe``: a setting that should be timed, if there is idle time before the next frame, on
-    the frame (or ``batch`` copies of it) that was just answered; its Call goes into the next Observation. A
-    loop may ignore it: better rungs are then tried on live frames.
+    ``forecast`` is what is foretold of it; ``meets`` is False where that breaks a bound: no setting keeps all
+    and this is the least bad, or it was never timed here and is tried. ``probe``: a setting that should be
+    timed, if there is idle time before the next frame, on the frame (or ``batch`` copies of it) that was just
+    answered; its Call goes into the next Observation. A loop may ignore it: better rungs are then tried on
+    live frames.
     """
 
     setting: Setting

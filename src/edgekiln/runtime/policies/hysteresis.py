@@ -238,7 +238,8 @@ def _towards(state: State, view: View, target: Plan, here: Plan) -> Choice | Non
         return Choice(move="keep", plan=here, why="", probe=probe)
     promising = target.guessed or target.latency_ms <= MARGIN * view.goal.deadline_ms or waited >= EXPLORE_S
     if waited >= HOLD_S and promising:
-        return Choice(move="try", plan=target, why=f"{why}; it is tried on live frames")
+        kept = not (target.forbidden or target.late)
+        return Choice(move="try", plan=target, why=f"{why}; it is tried on live frames", meets=kept)
     return None
 
 
