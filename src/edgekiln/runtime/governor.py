@@ -35,6 +35,7 @@ AHEAD_S = (2.0, 5.0, 10.0, 20.0, 40.0, 60.0)
 DOUBT = 1.0
 """A forecast counts with so many of its standard deviations on top."""
 GRID = tuple(round(0.02 * n, 2) for n in range(51))
+_SHARES: thermal.Floats = np.array(GRID)
 LEAST_SHARE = 0.04
 """What is always allowed: a machine that answers nothing is no use, and the kernel's governor is still
 there."""
@@ -243,15 +244,24 @@ def _heat(state: State, health: Health, limit: float | None) -> _Target:
         zone = health.zone or "the machine"
         return _Target(1.0, "free", f"{zone} states no trip point and no ceiling was asked for")
     model = state.model
-    if model is None or not thermal.identified(model):
+    if model is None:
         return _reactive(state, health, limit)
-    return _foreseen(state, model, health, limit)
-
-
-def _foreseen(state: State, model: Thermal, health: Health, limit: float) -> _Target:
-    """The largest share whose forecast stays below ``limit``."""
     idle, added = _line(state, model)
-    mean, deviation = thermal.reaction(model, AHEAD_S, [idle + added * share for share in GRID])
+    found = thermal.trusted(model, AHEAD_S, idle + added * _SHARES)
+    if found is None:
+        return _reactive(state, health, limit)
+    return _foreseen(model, health, limit, (idle, added), found)
+
+
+def _foreseen(
+    model: Thermal,
+    health: Health,
+    limit: float,
+    line: tuple[float, float],
+    found: tuple[thermal.Floats, thermal.Floats],
+) -> _Target:
+    """The largest share whose forecast stays below ``limit``."""
+    (idle, added), (mean, deviation) = line, found
     cool = (mean + DOUBT * deviation <= limit).all(axis=1)
     # what is warmer than the limit already has to cool: then the last look ahead counts
     if model.temperature_c > limit:

@@ -121,7 +121,7 @@ def changed(before: Setting, decision: Decision, at_s: float) -> Event:
         kind="change",
         what=f"{told(before)} to {told(decision.setting)}",
         why=decision.why,
-        done="" if decision.meets else "no setting keeps every bound; this is the least bad",
+        done="" if decision.meets else "what is foretold of it breaks a bound",
         facts=facts,
     )
 

@@ -58,6 +58,8 @@ LEAST_SPAN_SHARE = 0.2
 LEAST_SAMPLES = 10
 TRUST_SD_C = 4.0
 TRUST_HORIZON_S = 30.0
+_STAGES: Floats = np.stack([BANK[:, 0] > 0.0, np.ones(len(BANK))], axis=1)
+"""Shape (M, 2): 1 for a stage that a member has, else 0."""
 _TERMS = 5
 """Surroundings, fast and slow stage, and what is left of each stage's start."""
 
@@ -221,9 +223,11 @@ def _decays(step: float) -> Floats:
 
 def _terms(lags: Floats, left: Floats) -> Floats:
     """Shape (M, 5). A member of one stage has no fast term: zeros, which leave its prior as it is."""
-    two = (BANK[:, 0] > 0.0)[:, None]
-    ones = np.ones((len(BANK), 1))
-    return np.concatenate([ones, two * lags[:, :1], lags[:, 1:], two * left[:, :1], left[:, 1:]], axis=1)
+    terms = np.empty((len(BANK), _TERMS))
+    terms[:, 0] = 1.0
+    terms[:, 1:3] = _STAGES * lags
+    terms[:, 3:5] = _STAGES * left
+    return terms
 
 
 @functools.cache
@@ -232,6 +236,12 @@ def _precision(of: Input) -> Floats:
     sd = PRIOR_RESISTANCE_SD[of]
     deviations = np.array([PRIOR_AMBIENT_SD_C, sd, sd, 20.0, 40.0])
     return np.asarray(1.0 / deviations**2)
+
+
+@functools.cache
+def _prior(of: Input) -> Floats:
+    """Its information, shape (5, 5)."""
+    return np.diag(_precision(of))
 
 
 def _solved(
@@ -243,7 +253,7 @@ def _solved(
     The variance of the error is not known either: it is ``NOISE_C`` squared where the fit is as good, else
     what is left.
     """
-    whole = information + np.diag(_precision(of))
+    whole = information + _prior(of)
     covariance = np.linalg.inv(whole)
     theta = np.einsum("mij,mj->mi", covariance, moment)
     misfit = np.maximum(energy - np.einsum("mi,mi->m", theta, moment), 0.0)
@@ -264,49 +274,74 @@ def _solved(
 def identified(model: Thermal) -> bool:
     """Whether a forecast may be acted on: the input moved, and a forecast over ``TRUST_HORIZON_S`` at the
     most and at the least input seen so far is known to ``TRUST_SD_C``."""
+    return trusted(model, (), ()) is not None
+
+
+def trusted(
+    model: Thermal, ahead_s: Sequence[float], inputs: Sequence[float] | Floats
+) -> tuple[Floats, Floats] | None:
+    """``reaction``, or None where the model is not identified."""
     if model.samples < LEAST_SAMPLES or not model.weights.any():
-        return False
+        return None
     if model.highest_input - model.lowest_input <= LEAST_SPAN_SHARE * model.highest_input:
-        return False
-    _, deviations = reaction(model, (TRUST_HORIZON_S,), (model.lowest_input, model.highest_input))
-    return bool((deviations < TRUST_SD_C).all())
+        return None
+    mean, whole = _reacting(model, (*ahead_s, TRUST_HORIZON_S))
+    _, doubt = _reached(model, mean[:, -1:], whole[:, :, -1:], (model.lowest_input, model.highest_input))
+    if not (doubt < TRUST_SD_C).all():
+        return None
+    return _reached(model, mean[:, :-1], whole[:, :, :-1], inputs)
 
 
-def reaction(model: Thermal, ahead_s: Sequence[float], inputs: Sequence[float]) -> tuple[Floats, Floats]:
+def reaction(
+    model: Thermal, ahead_s: Sequence[float], inputs: Sequence[float] | Floats
+) -> tuple[Floats, Floats]:
     """Temperature in °C and its standard deviation, shape (len(inputs), len(ahead_s)), if each constant input
     is held from now on. The forecast starts at the temperature of now, so what the model has wrong as a whole
     cancels out.
     """
-    kept = model.weights > 0.02 * model.weights.max()
-    decay = _ahead(tuple(ahead_s))[:, kept]  # (H, K, 2)
-    base = _terms(model.lags, model.left)[kept]
-    # every term of the change from now is linear in the input
-    still = _terms_change(base, decay, kept)
-    gain = np.zeros_like(still)
-    gain[:, :, 1] = (BANK[kept, 0] > 0.0) * (1.0 - decay[:, :, 0])
-    gain[:, :, 2] = 1.0 - decay[:, :, 1]
-    change = still[None] + np.asarray(inputs, np.float64)[:, None, None, None] * gain[None]  # (I, H, K, 5)
+    return _reached(model, *_reacting(model, tuple(ahead_s)), inputs)
+
+
+def _reacting(model: Thermal, ahead_s: tuple[float, ...]) -> tuple[Floats, Floats]:
+    """The change of every term is linear in the input, so its mean is too and its variance is quadratic.
+
+    Mean, shape (2, H), and covariance, shape (2, 2, H), of the change without any input (0) and of what one
+    unit of it adds (1): they tell of all inputs.
+    """
+    kept = np.flatnonzero(model.weights > 0.02 * model.weights.max())
     share = model.weights[kept] / model.weights[kept].sum()
-    each = np.einsum("ihkt,kt->ihk", change, model.theta[kept])
-    within = np.einsum("ihkt,ktu,ihku->ihk", change, model.covariance[kept], change, optimize=_PATH)
-    mean = each @ share
-    spread = ((each - mean[:, :, None]) ** 2 + np.maximum(within, 0.0)) @ share
-    return model.temperature_c + mean, np.sqrt(spread)
+    change = _changes(model, _ahead(ahead_s)[kept], kept)  # (K, 2, H, 5)
+    flat = change.reshape(len(kept), 2 * len(ahead_s), _TERMS)
+    each = (flat @ model.theta[kept, :, None]).reshape(change.shape[:3])
+    spread = (flat @ model.covariance[kept]).reshape(change.shape)
+    mean = np.einsum("k,kah->ah", share, each)
+    off = each - mean
+    within = np.einsum("kaht,kbht->kabh", change, spread)
+    return mean, np.einsum("k,kabh->abh", share, within + off[:, :, None] * off[:, None])
 
 
-_PATH = ["einsum_path", (0, 1), (0, 1)]
+def _reached(
+    model: Thermal, mean: Floats, whole: Floats, inputs: Sequence[float] | Floats
+) -> tuple[Floats, Floats]:
+    """Temperature and its standard deviation, shape (len(inputs), H), by what ``_reacting`` gave."""
+    given = np.asarray(inputs, np.float64)[:, None]
+    variance = whole[0, 0] + 2.0 * given * whole[0, 1] + given**2 * whole[1, 1]
+    return model.temperature_c + mean[0] + given * mean[1], np.sqrt(np.maximum(variance, 0.0))
 
 
 @functools.lru_cache(maxsize=16)
 def _ahead(ahead_s: tuple[float, ...]) -> Floats:
-    return np.stack([_decays(h) for h in ahead_s])
+    """What is left of each lag after each time, shape (M, H, 2)."""
+    return np.stack([_decays(h) for h in ahead_s], axis=1)
 
 
-def _terms_change(base: Floats, decay: Floats, kept: NDArray[np.bool_]) -> Floats:
-    """Shape (H, K, 5): how far each term moves if the input were none."""
-    made = np.zeros((*decay.shape[:2], _TERMS))
-    made[:, :, 1:3] = base[:, 1:3] * (decay - 1.0)
-    made[:, :, 3:5] = base[:, 3:5] * (decay - 1.0)
+def _changes(model: Thermal, decay: Floats, kept: NDArray[np.intp]) -> Floats:
+    """Shape (K, 2, H, 5): how far each term moves without any input, and what one unit of it adds."""
+    made = np.zeros((len(kept), 2, decay.shape[1], _TERMS))
+    gone, stages = 1.0 - decay, _STAGES[kept, None]
+    made[:, 0, :, 1:3] = -(stages * model.lags[kept, None]) * gone
+    made[:, 0, :, 3:5] = -(stages * model.left[kept, None]) * gone
+    made[:, 1, :, 1:3] = stages * gone
     return made
 
 
@@ -341,10 +376,16 @@ def _advanced(model: Thermal, seconds: float, given: float, temperature_c: float
 def sustainable(model: Thermal, limit_c: float) -> float:
     """The input that can be held for ever with the temperature at ``limit_c``; 0 where even none is too
     much."""
-    fitted = describe(model)
+    ambient_c, resistance = _settled(model)
     # where the model as a whole is off by now, the surroundings are what changed
     offset = model.temperature_c - _modelled(model)
-    return max(0.0, (limit_c - fitted.ambient_c - offset) / max(fitted.resistance, 1e-6))
+    return max(0.0, (limit_c - ambient_c - offset) / max(resistance, 1e-6))
+
+
+def _settled(model: Thermal) -> tuple[float, float]:
+    """Surroundings in °C and resistance of all stages together, by the whole bank."""
+    surroundings, fast, slow = (model.weights @ model.theta[:, :3]).tolist()
+    return PRIOR_AMBIENT_C + surroundings, fast + slow
 
 
 def _modelled(model: Thermal) -> float:
@@ -371,8 +412,7 @@ def describe(model: Thermal) -> Fitted:
     stages = [(float(BANK[best, i]), float(model.theta[best, 1 + i])) for i in (range(2) if two else (1,))]
     total = model.theta[:, 1] + model.theta[:, 2]
     mean_total = float(total @ model.weights)
-    used = np.stack([BANK[:, 0] > 0.0, np.ones(len(BANK), bool)], axis=1)
-    within = np.einsum("mi,mij,mj->m", used, model.covariance[:, 1:3, 1:3], used)
+    within = np.einsum("mi,mij,mj->m", _STAGES, model.covariance[:, 1:3, 1:3], _STAGES)
     spread = float((within + (total - mean_total) ** 2) @ model.weights)
     return Fitted(
         of=model.of,

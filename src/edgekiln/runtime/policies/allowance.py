@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
+from msgspec.structs import replace
 
 from edgekiln.runtime.policies.plan import Plan, View
 
@@ -13,24 +13,15 @@ MARGIN = 0.96
 """A rung to be taken up keeps the allowance by so much, or noise would take it back at once."""
 
 
-def busy_share(view: View, plan: Plan, every: int) -> float | None:
-    """Calls a second times the time of a call; a server's time is not this machine's. None without a rate."""
-    if view.interval_ms is None:
-        return None
-    return 0.0 if plan.cloud else plan.call_ms / (view.interval_ms * every)
+def others_watts(view: View) -> float | None:
+    """The machine's power of now, less what the setting in use takes of it.
 
-
-def power_watts(view: View, plan: Plan, every: int) -> float | None:
-    """The machine's power of now, less what the setting in use takes of it, plus what this one would take.
-
-    None where the machine's power, the rate or one of the two energies is not known.
+    None where the machine's power, the rate or the energy of the setting in use is not known.
     """
     health, here = view.seen.health, view.here_watts
     if health is None or health.power_watts is None or here is None:
         return None
-    if view.interval_ms is None or plan.energy_mj is None:
-        return None
-    return health.power_watts - here + plan.energy_mj / (view.interval_ms * every)
+    return health.power_watts - here
 
 
 def marked(view: View, plans: Sequence[Plan]) -> Sequence[Plan]:
@@ -47,4 +38,4 @@ def _marked(view: View, plan: Plan) -> Plan:
         what = f"{power:.1f} W, {allowed.power_watts:.1f} W allowed"
     else:
         return plan
-    return msgspec.structs.replace(plan, forbidden=what)
+    return replace(plan, forbidden=what)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
+from msgspec.structs import replace
 
 from edgekiln.runtime.policies.plan import MARGIN, Plan, View
 from edgekiln.runtime.policies.quality import gathering
@@ -16,9 +16,10 @@ PAYS = 0.95
 
 def paid(view: View, plans: Sequence[Plan]) -> Sequence[Plan]:
     """The plans, and beside each those batches of it that pay."""
+    counts = sizes(view.goal.most_batch) if view.batch_ratio else []
     made = list(plans)
-    for plan in plans:
-        for batch in sizes(view.goal.most_batch):
+    for plan in plans if counts else ():
+        for batch in counts:
             ratio = view.batch_ratio.get((plan.setting.rung, batch), 1.0)
             if ratio <= PAYS:
                 made.append(_batched(plan, batch, ratio))
@@ -26,9 +27,9 @@ def paid(view: View, plans: Sequence[Plan]) -> Sequence[Plan]:
 
 
 def _batched(plan: Plan, batch: int, ratio: float) -> Plan:
-    return msgspec.structs.replace(
+    return replace(
         plan,
-        setting=msgspec.structs.replace(plan.setting, batch=batch),
+        setting=replace(plan.setting, batch=batch),
         latency_ms=plan.latency_ms * batch * ratio,
         worst_ms=plan.worst_ms * batch * ratio,
         call_ms=plan.call_ms * ratio,

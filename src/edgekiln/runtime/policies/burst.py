@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
+from msgspec.structs import replace
 
 from edgekiln.runtime.policies.plan import MARGIN, Plan, View
 from edgekiln.runtime.policies.quality import gathering
@@ -34,8 +34,8 @@ def gathered(view: View, plans: Sequence[Plan]) -> Sequence[Plan]:
         for count in COUNTS:
             ratio = view.burst_ratio.get((plan.setting.rung, count), 1.0)
             if ratio <= SAVES and plan.setting.batch == 1 and plan.energy_mj is not None:
-                setting = msgspec.structs.replace(plan.setting, burst=count)
-                made.append(msgspec.structs.replace(plan, setting=setting, energy_mj=plan.energy_mj * ratio))
+                setting = replace(plan.setting, burst=count)
+                made.append(replace(plan, setting=setting, energy_mj=plan.energy_mj * ratio))
     return made
 
 

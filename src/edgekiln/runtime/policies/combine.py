@@ -7,11 +7,10 @@ each setting, drop what breaks a bound, take the best of the rest.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 
-import msgspec
+from msgspec.structs import replace
 
 from edgekiln.records import Record
 from edgekiln.runtime.policies import allowance, batch, burst, offload, quality, rate
@@ -37,10 +36,11 @@ TRIED_S = 10.0
 class Decision(Record, frozen=True, kw_only=True):
     """How the next frames are answered, and why where that is a change.
 
-    ``forecast`` is what is foretold of it; ``meets`` is False where no setting keeps all bounds and this is
-    the least bad. ``probe``: a setting that should be timed, if there is idle time before the next frame, on
-    the frame (or ``batch`` copies of it) that was just answered; its Call goes into the next Observation. A
-    loop may ignore it: better rungs are then tried on live frames.
+    ``forecast`` is what is foretold of it; ``meets`` is False where that breaks a bound: no setting keeps all
+    and this is the least bad, or it was never timed here and is tried. ``probe``: a setting that should be
+    timed, if there is idle time before the next frame, on the frame (or ``batch`` copies of it) that was just
+    answered; its Call goes into the next Observation. A loop may ignore it: better rungs are then tried on
+    live frames.
     """
 
     setting: Setting
@@ -56,12 +56,14 @@ def decide(state: State, seen: Observation, policies: Sequence[Policy] = POLICIE
     state = learn(state, seen)
     view = _view(state, seen)
     if state.goal.mode == "fixed":
-        plans = quality.in_time(view, quality.rungs(view))
-        here = next((p for p in plans if p.setting.rung == state.setting.rung), plans[0])
+        only = quality.in_time(view, quality.rungs(view))
+        here = next((p for p in only if p.setting.rung == state.setting.rung), only[0])
         return state, Decision(
             setting=state.setting, changed=False, why="", meets=not here.late, forecast=here
         )
-    plans = functools.reduce(lambda made, policy: policy(view, made), policies, ())
+    plans: Sequence[Plan] = ()
+    for policy in policies:
+        plans = policy(view, plans)
     choice = choose(state, view, plans)
     changed = choice.plan.setting != state.setting
     decision = Decision(
@@ -77,15 +79,12 @@ def decide(state: State, seen: Observation, policies: Sequence[Policy] = POLICIE
 
 def _view(state: State, seen: Observation) -> View:
     shared, goal, setting = shared_shift(state.tracks), state.goal, state.setting
-    given = seen.interval_ms if sound(seen.interval_ms) else None
-    told = 1e3 / goal.fps if sound(goal.fps) and goal.fps else None
-    interval = given or told
+    interval = seen.interval_ms if sound(seen.interval_ms) else None
+    if interval is None and goal.fps and sound(goal.fps):
+        interval = 1e3 / goal.fps
     if not math.isfinite(seen.overhead_ms) or seen.overhead_ms < 0:
-        seen = msgspec.structs.replace(seen, overhead_ms=0.0)
-    found = {}
-    for name, track in state.tracks.items():
-        here = state.rungs[name].place == "edge"
-        found[name] = estimate(track, state.load if here else 0.0, state.worst if here else 0.0, shared)
+        seen = replace(seen, overhead_ms=0.0)
+    found = {name: estimate(track, state.load, state.worst, shared) for name, track in state.tracks.items()}
     burst_ratio = ratios(state.bursts, state.now_s, 2)
     batch_ratio = ratios(state.batches, state.now_s, 0)
     if setting.burst > 1:  # a burst on trial is a plan like any other until it is judged
@@ -132,4 +131,4 @@ def _after(state: State, seen: Observation, choice: Choice, changed: bool) -> St
         change |= {"setting": setting, "changed_s": state.now_s}
         if setting.rung != state.setting.rung:
             change["fled"] = choice.move == "leave"
-    return msgspec.structs.replace(state, **change) if change else state
+    return replace(state, **change) if change else state

@@ -11,9 +11,10 @@ call and falls when those have left the window.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, insort
 from collections.abc import Mapping, Sequence
 
-import msgspec
+from msgspec.structs import replace
 
 from edgekiln.records import Record
 from edgekiln.runtime.vocabulary import Goal, Rung
@@ -32,7 +33,8 @@ FAILED_TIMES = 2.0
 
 
 class Track(Record, frozen=True, kw_only=True):
-    """What is known of one rung, one frame a call. ``samples`` are (when it ended in s, ms), oldest first.
+    """What is known of one rung, one frame a call. ``samples`` are the ms of its latest calls, oldest first,
+    ``ordered`` the same by size.
 
     ``prior`` is the logarithm of the evidence or of a guess, ``shift`` what was learned on top of it (None:
     never tried). ``high_ms`` is the goal's percentile of ``samples``, ``peak_ms`` the worst of the latest.
@@ -44,7 +46,8 @@ class Track(Record, frozen=True, kw_only=True):
     prior: float
     variance: float
     shift: float | None = None
-    samples: tuple[tuple[float, float], ...] = ()
+    samples: tuple[float, ...] = ()
+    ordered: tuple[float, ...] = ()
     high_ms: float = 0.0
     peak_ms: float = 0.0
     recent_ms: float = 0.0
@@ -101,52 +104,76 @@ def priors(ladder: Sequence[Rung], goal: Goal) -> dict[str, Track]:
 
 def sound(ms: float | None) -> bool:
     """Whether it is a time at all."""
-    return ms is not None and math.isfinite(ms) and ms > 0
+    return ms is not None and 0.0 < ms < math.inf
 
 
 def shared_shift(tracks: Mapping[str, Track]) -> float:
     """How much slower than its evidence this machine is, by the tried rungs: the logarithm, 0 before any."""
-    tried = [t for t in tracks.values() if t.shift is not None and not t.remote]
-    told = [t for t in tried if t.told]  # how wrong a guess was says little of another rung's evidence
-    if not told and any(t.told for t in tracks.values()):
+    shifts = [(t.told, t.shift) for t in tracks.values() if t.shift is not None and not t.remote]
+    told = [shift for told, shift in shifts if told]
+    # how wrong a guess was says little of another rung's evidence
+    if not told and (not shifts or any(t.told for t in tracks.values())):
         return 0.0
-    shifts = [t.shift or 0.0 for t in told or tried]
-    return sum(shifts) / len(shifts) if shifts else 0.0
+    found = told or [shift for _, shift in shifts]
+    return sum(found) / len(found)
 
 
 def base(track: Track, shared: float) -> float:
     """The logarithm of the typical time of a call, in ms."""
-    if track.shift is not None:
-        return track.prior + track.shift
-    return track.prior + (0.0 if track.remote else shared)
+    shift = track.shift
+    if shift is None:
+        shift = 0.0 if track.remote else shared
+    return track.prior + shift
 
 
 def learned(
-    track: Track, at_s: float, ms: float, percentile: float, load: float, shared: float, memory_s: float
+    track: Track,
+    calls: Sequence[tuple[float, float]],
+    percentile: float,
+    load: float,
+    shared: float,
+    memory_s: float,
 ) -> tuple[Track, float]:
-    """The track after a call of ``ms``, and the load that it shows. ``memory_s``: how long the call speaks
-    of its rung. A load of NaN: nothing was ever tried, and the machine is as slow as this call says."""
-    known, first = base(track, shared), math.isnan(load)
-    surprise = math.log(ms) - known - (0.0 if first else load)
-    gain = 1.0 if first else track.variance / (track.variance + LOAD_VARIANCE + NOISE_VARIANCE)
-    known += gain * surprise
-    variance = max(LEAST_VARIANCE, (1 - gain) * track.variance, NOISE_VARIANCE if first else 0.0)
-    samples = (*track.samples, (at_s, ms))[-WINDOW:]
-    values = sorted(v for _, v in samples)
-    n = len(values)
-    latest = sorted(v for _, v in samples[-RECENT:])
-    made = msgspec.structs.replace(
+    """The track after ``calls`` (at least one: when it ended in s, ms), and the load that the last one shows.
+
+    ``memory_s``: how long a call speaks of its rung. A load of NaN: nothing was ever tried, and the machine
+    is as slow as the first call says.
+    """
+    samples, ordered = list(track.samples), list(track.ordered)
+    variance, until_s = track.variance, track.valid_until_s
+    known, shift, latest = base(track, shared), 0.0, [0.0]
+    for at_s, ms in calls:
+        first = math.isnan(load)
+        gain = 1.0 if first else variance / (variance + LOAD_VARIANCE + NOISE_VARIANCE)
+        known += gain * (math.log(ms) - known - (0.0 if first else load))
+        variance = max(LEAST_VARIANCE, (1 - gain) * variance, NOISE_VARIANCE if first else 0.0)
+        if len(samples) == WINDOW:  # kept in order, for to sort them all would take most of a decision
+            del ordered[bisect_left(ordered, samples.pop(0))]
+        samples.append(ms)
+        insort(ordered, ms)
+        latest = sorted(samples[-RECENT:])
+        load = math.log(_middle(latest)) - known
+        shift = known - track.prior
+        known = track.prior + shift
+        until_s = max(until_s, at_s + memory_s)
+    n = len(samples)
+    made = replace(
         track,
-        shift=known - track.prior,
+        shift=shift,
         variance=variance,
-        samples=samples,
-        high_ms=values[n - 1 - outliers(n, percentile)],
+        samples=tuple(samples),
+        ordered=tuple(ordered),
+        high_ms=ordered[n - 1 - outliers(n, percentile)],
         peak_ms=latest[-1],
-        recent_ms=latest[(len(latest) - 1) // 2],
-        mean_ms=sum(values) / n,
-        valid_until_s=max(track.valid_until_s, at_s + memory_s),
+        recent_ms=_middle(latest),
+        mean_ms=sum(ordered) / n,
+        valid_until_s=until_s,
     )
-    return made, math.log(made.recent_ms) - known
+    return made, load
+
+
+def _middle(ordered: Sequence[float]) -> float:
+    return ordered[(len(ordered) - 1) // 2]
 
 
 def outliers(n: int, percentile: float) -> int:
@@ -158,7 +185,7 @@ def outliers(n: int, percentile: float) -> int:
 def estimate(track: Track, load: float, worst: float, shared: float) -> Estimate:
     """Of a rung on this machine. ``load`` is the present one, ``worst`` the worst that was just seen."""
     known = base(track, shared)
-    base_ms = math.exp(min(known, 60.0))
+    base_ms = _ms(known)
     if track.samples:
         high, n = track.high_ms, len(track.samples)
         return Estimate(
@@ -170,8 +197,8 @@ def estimate(track: Track, load: float, worst: float, shared: float) -> Estimate
             n=n,
         )
     load, worst = (0.0, 0.0) if track.remote or math.isnan(load) else (load, worst)
-    now = math.exp(min(known + load, 60.0))
-    worst_ms = math.exp(min(known + max(load, worst), 60.0))
+    now = _ms(known + load)
+    worst_ms = _ms(known + worst) if worst > load else now
     return Estimate(
         high_ms=now,
         worst_ms=worst_ms,
@@ -184,9 +211,14 @@ def estimate(track: Track, load: float, worst: float, shared: float) -> Estimate
     )
 
 
+def _ms(logarithm: float) -> float:
+    """No more than a number can hold."""
+    return math.exp(60.0 if logarithm > 60.0 else logarithm)
+
+
 def aged(tracks: Mapping[str, Track], now_s: float) -> Mapping[str, Track]:
     """Without the calls that no longer speak of their rung. The same object where nothing changed."""
     old = [k for k, t in tracks.items() if t.samples and now_s > t.valid_until_s]
     if not old:
         return tracks
-    return {**tracks, **{k: msgspec.structs.replace(tracks[k], samples=()) for k in old}}
+    return {**tracks, **{k: replace(tracks[k], samples=(), ordered=()) for k in old}}

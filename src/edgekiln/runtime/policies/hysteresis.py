@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
-import msgspec
+from msgspec.structs import replace
 
 from edgekiln.records import Record
 from edgekiln.runtime.policies import batch, burst
@@ -38,6 +38,7 @@ LOW_BATTERY = 0.2
 NEAR_BEST = 0.05
 
 Move: TypeAlias = Literal["keep", "leave", "improve", "try"]
+Rank: TypeAlias = tuple[float, ...]
 
 
 class Choice(Record, frozen=True, kw_only=True):
@@ -51,7 +52,7 @@ class Choice(Record, frozen=True, kw_only=True):
     probe: Setting | None = None
 
 
-def rank(view: View, plan: Plan) -> tuple[float, ...]:
+def rank(view: View, plan: Plan) -> Rank:
     """The greater the better: what the goal prefers first, then the edge, then the lesser cost."""
     cloud = float(plan.cloud) if view.goal.mode == "cloud" else 0.0
     kind = (plan.quality, -plan.setting.every)
@@ -74,7 +75,7 @@ def choose(state: State, view: View, plans: Sequence[Plan]) -> Choice:
     broken = _broken(view, here)
     if broken:
         return _leave(view, plans, here, broken)
-    here = msgspec.structs.replace(here, setting=view.current)  # the plan may answer more frames than it
+    here = replace(here, setting=view.current)  # the plan may answer more frames than it
     if may_duck(state, view.seen) and (duck := _duck(view, plans, here)) is not None:
         return duck
     better = _better(state, view, plans, here)
@@ -172,9 +173,15 @@ def _much_less(one: Plan, other: Plan) -> bool:
 
 def _better(state: State, view: View, plans: Sequence[Plan], here: Plan) -> Choice | None:
     """The best plan that is better than the setting in use and that may be taken up, or proved, now."""
-    open_ = [p for p in plans if _worth_a_call(view, p) or not (p.forbidden or p.late or _marginal(view, p))]
     most_ms = min((p.base_ms for p in plans if _refused(view, p)), default=math.inf)
-    pool = [p for p in open_ if _wins(view, p, here) and (p.n >= PROOF or p.cloud or p.base_ms < most_ms)]
+    open_ = [
+        p
+        for p in plans
+        if (p.n >= PROOF or p.cloud or p.base_ms < most_ms)
+        and (not (p.forbidden or p.late or _marginal(view, p)) or _worth_a_call(view, p))
+    ]
+    theirs, thrifty = rank(view, here), economical(view)
+    pool = [p for p in open_ if _wins(p, here, rank(view, p), theirs, thrifty)]
     while pool:
         target = best(view, pool)
         move = _towards(state, view, target, here)
@@ -200,16 +207,16 @@ def _marginal(view: View, plan: Plan) -> bool:
     return elsewhere and plan.n >= PROOF and plan.latency_ms > MARGIN * view.goal.deadline_ms
 
 
-def _wins(view: View, plan: Plan, here: Plan) -> bool:
-    if plan is here or (plan.setting == here.setting):
+def _wins(plan: Plan, here: Plan, mine: Rank, theirs: Rank, thrifty: bool) -> bool:
+    """Whether ``plan``, of rank ``mine``, is better than the one in use, of rank ``theirs``."""
+    if plan.setting == here.setting:
         return False
-    if economical(view):
+    if thrifty:
         near = plan.quality >= here.quality - NEAR_BEST
         if near and cost(plan) < CHEAPER * cost(here):
             return True
         if plan.quality < here.quality + NEAR_BEST and cost(plan) > CHEAPER * cost(here):
             return False
-    mine, theirs = rank(view, plan), rank(view, here)
     if mine[:-2] != theirs[:-2]:
         return mine > theirs
     same_rung = plan.setting.rung == here.setting.rung
@@ -231,7 +238,8 @@ def _towards(state: State, view: View, target: Plan, here: Plan) -> Choice | Non
         return Choice(move="keep", plan=here, why="", probe=probe)
     promising = target.guessed or target.latency_ms <= MARGIN * view.goal.deadline_ms or waited >= EXPLORE_S
     if waited >= HOLD_S and promising:
-        return Choice(move="try", plan=target, why=f"{why}; it is tried on live frames")
+        kept = not (target.forbidden or target.late)
+        return Choice(move="try", plan=target, why=f"{why}; it is tried on live frames", meets=kept)
     return None
 
 
@@ -248,10 +256,10 @@ def _measure(state: State, view: View, here: Plan) -> Choice:
     if calm and (wanted := batch.unmeasured(view, here)) is not None:
         if state.probes and _spare(view, here, wanted):
             return Choice(move="keep", plan=here, why="", probe=wanted)
-        plan = msgspec.structs.replace(here, setting=wanted)
+        plan = replace(here, setting=wanted)
         return Choice(move="try", plan=plan, why=f"whether {wanted.batch} frames a call pay is tried")
     if calm and (wanted := burst.unmeasured(view, here)) is not None:
-        plan = msgspec.structs.replace(here, setting=wanted)
+        plan = replace(here, setting=wanted)
         return Choice(move="try", plan=plan, why=f"whether bursts of {wanted.burst} save energy is tried")
     return Choice(move="keep", plan=here, why="")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
+from msgspec.structs import replace
 
 from edgekiln.runtime.policies.plan import Plan, View
 
@@ -28,7 +28,7 @@ def reachable(view: View, plans: Sequence[Plan]) -> Sequence[Plan]:
         if plan.cloud and link.round_trip_ms is not None:
             trip = max(link.round_trip_ms, plan.latency_ms if plan.n else 0.0)
             made.append(
-                msgspec.structs.replace(
+                replace(
                     plan,
                     latency_ms=trip,
                     worst_ms=trip,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
+from msgspec.structs import replace
 
 from edgekiln.runtime.policies.plan import Plan, View
 from edgekiln.runtime.vocabulary import Setting
@@ -48,19 +48,22 @@ def energy_mj(view: View, rung: str) -> float | None:
 
 def in_time(view: View, plans: Sequence[Plan]) -> Sequence[Plan]:
     """Each plan with the whole time from a frame's arrival to its answer, marked where that is too long."""
-    goal, seen = view.goal, view.seen
+    deadline_ms, overhead_ms = view.goal.deadline_ms, view.seen.overhead_ms
     made = []
     for plan in plans:
-        wait, times = gathering(view, plan.setting)
-        latency = seen.overhead_ms + max(wait + plan.latency_ms, times * plan.latency_ms)
-        worst = seen.overhead_ms + max(wait + plan.worst_ms, times * plan.worst_ms)
+        setting, latency, worst = plan.setting, plan.latency_ms, plan.worst_ms
+        if setting.batch > 1 or setting.burst > 1:
+            wait, times = gathering(view, setting)
+            latency = max(wait + latency, times * latency)
+            worst = max(wait + worst, times * worst)
+        latency, worst = overhead_ms + latency, overhead_ms + worst
         made.append(
-            msgspec.structs.replace(
+            replace(
                 plan,
                 latency_ms=latency,
                 worst_ms=worst,
-                late=plan.late or latency > goal.deadline_ms,
-                late_at_worst=plan.late or worst > goal.deadline_ms,
+                late=plan.late or latency > deadline_ms,
+                late_at_worst=plan.late or worst > deadline_ms,
             )
         )
     return made

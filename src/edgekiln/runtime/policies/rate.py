@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
+from msgspec.structs import replace
 
-from edgekiln.runtime.policies.allowance import busy_share, power_watts
+from edgekiln.runtime.policies.allowance import others_watts
 from edgekiln.runtime.policies.plan import KEEP_UP, MARGIN, Plan, View
 
 
@@ -16,37 +16,31 @@ def kept_up(view: View, plans: Sequence[Plan]) -> Sequence[Plan]:
     What is not in use now has to do so with a margin; where not even the goal's ``most_every`` does, the plan
     takes that and is marked. Without a known rate the plans stay as they are.
     """
-    return [_thinned(view, plan) for plan in plans]
+    if view.interval_ms is None:
+        return plans
+    others = others_watts(view)
+    return [_thinned(view, plan, view.interval_ms, others) for plan in plans]
 
 
-def _thinned(view: View, plan: Plan) -> Plan:
-    now, setting = view.current, plan.setting
-    most = 1 if view.interval_ms is None else max(1, view.goal.most_every)
+def _thinned(view: View, plan: Plan, interval_ms: float, others: float | None) -> Plan:
+    """The plan at its least ``every``. Calls a second times the time of a call are the share of the time that
+    one is under way, here or on the server: one call at a time. A server's time is not this machine's."""
+    now, setting, allowed = view.current, plan.setting, view.seen.allowance
+    same, most = setting.rung == now.rung, max(1, view.goal.most_every)
+    power = None
     for every in range(1, most + 1):
-        setting = msgspec.structs.replace(plan.setting, every=every)
-        in_use = setting.rung == now.rung and every >= now.every
-        busy, power = busy_share(view, plan, every), power_watts(view, plan, every)
-        if _fits(view, busy, power, _occupied(view, plan, every), 1.0 if in_use else MARGIN):
-            return msgspec.structs.replace(plan, setting=setting, busy_share=busy, power_watts=power)
-    occupied = _occupied(view, plan, most)
-    return msgspec.structs.replace(
-        plan,
-        setting=setting,
-        busy_share=busy_share(view, plan, most),
-        power_watts=power_watts(view, plan, most),
-        late=occupied is not None and occupied > KEEP_UP,
-    )
-
-
-def _fits(view: View, busy: float | None, power: float | None, occupied: float | None, margin: float) -> bool:
-    allowed = view.seen.allowance
-    return (
-        (busy is None or busy <= margin * allowed.busy_share)
-        and (power is None or allowed.power_watts is None or power <= allowed.power_watts)
-        and (occupied is None or occupied <= margin * KEEP_UP)
-    )
-
-
-def _occupied(view: View, plan: Plan, every: int) -> float | None:
-    """The share of the time that a call is under way, here or on the server: one call at a time."""
-    return None if view.interval_ms is None else plan.call_ms / (view.interval_ms * every)
+        each_ms = interval_ms * every
+        occupied = plan.call_ms / each_ms
+        busy = 0.0 if plan.cloud else occupied
+        if others is not None and plan.energy_mj is not None:
+            power = others + plan.energy_mj / each_ms
+        margin = 1.0 if same and every >= now.every else MARGIN
+        fits = busy <= margin * allowed.busy_share and occupied <= margin * KEEP_UP
+        if fits and (power is None or allowed.power_watts is None or power <= allowed.power_watts):
+            late = plan.late
+            break
+    else:
+        late = occupied > KEEP_UP
+    if setting.every != every:
+        setting = replace(setting, every=every)
+    return replace(plan, setting=setting, busy_share=busy, power_watts=power, late=late)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 
 import msgspec
+from msgspec.structs import replace
 
 from edgekiln.errors import BadInput, did_you_mean
 from edgekiln.records import Record
@@ -123,21 +126,40 @@ def fixed(state: State, rung: str) -> State:
     """``state`` on ``rung``, as a fallback chose it. Raises BadInput for a rung that the ladder has not."""
     if rung not in state.rungs:
         raise BadInput("taking", rung, "the ladder has no such rung", did_you_mean(rung, state.rungs))
-    return msgspec.structs.replace(state, setting=Setting(rung=rung), changed_s=state.now_s)
+    return replace(state, setting=Setting(rung=rung), changed_s=state.now_s)
 
 
 def learn(state: State, seen: Observation) -> State:
     """The state after the calls in ``seen``. A clock that stands still or goes back moves nothing."""
     if math.isfinite(seen.now_s):
         passed = 0.0 if state.seen_s is None else max(0.0, seen.now_s - state.seen_s)
-        state = msgspec.structs.replace(state, now_s=state.now_s + passed, seen_s=seen.now_s)
+        state = replace(state, now_s=state.now_s + passed, seen_s=seen.now_s)
     tracks = aged(state.tracks, state.now_s)
     if tracks is not state.tracks:
-        state = msgspec.structs.replace(state, tracks=tracks)
-    for call in seen.calls:
-        if call.rung in state.tracks:
-            state = _called(state, seen, call)
+        state = replace(state, tracks=tracks)
+    known = [c for c in seen.calls if c.rung in state.tracks]
+    for usual, calls in groupby(known, key=functools.partial(_usual, state, seen)):
+        if usual:
+            took = [(_ended(state, seen, call), call.latency_ms) for call in calls]
+            state = _lasted(state, seen, state.setting.rung, took, live=True)
+        else:
+            for call in calls:
+                state = _called(state, seen, call)
     return state
+
+
+def _usual(state: State, seen: Observation, call: Call) -> bool:
+    """Whether all that a call tells is that the rung in use was in time: such calls are learned together."""
+    ms, rung = call.latency_ms, call.rung
+    if rung != state.setting.rung or state.tracks[rung].remote or not call.ok or call.batch > 1:
+        return False
+    return sound(ms) and ms + seen.overhead_ms <= state.goal.deadline_ms and call.energy_mj is None
+
+
+def _ended(state: State, seen: Observation, call: Call) -> float:
+    """When it ended, by the clock that never goes back."""
+    age = seen.now_s - call.at_s
+    return state.now_s - (max(0.0, age) if math.isfinite(age) else 0.0)
 
 
 def _called(state: State, seen: Observation, call: Call) -> State:
@@ -149,10 +171,9 @@ def _called(state: State, seen: Observation, call: Call) -> State:
         ms = max(ms if sound(ms) else 0.0, FAILED_TIMES * state.goal.deadline_ms)
     if not sound(ms):
         return state
-    age = seen.now_s - call.at_s
-    at_s = state.now_s - (max(0.0, age) if math.isfinite(age) else 0.0)
+    at_s = _ended(state, seen, call)
     if not live:
-        state = msgspec.structs.replace(state, probed=call.rung, probed_s=at_s, asked="", asks=0, probes=True)
+        state = replace(state, probed=call.rung, probed_s=at_s, asked="", asks=0, probes=True)
     if frames > 1 and call.ok:
         state, ms = _shared(state, call.rung, frames, ms, at_s)
         if not live:
@@ -168,19 +189,27 @@ def _timed(state: State, seen: Observation, rung: str, ms: float, at_s: float, l
         # The probe before it took its time (a quota, a busy core): the probed rung costs too much just now.
         told = state.now_s - state.refused_s < CALM_S
         return state if told else refused(state, seen, state.probed, harm=True)
-    here, shared = state.tracks[rung], shared_shift(state.tracks)
     if live and late and state.fled and at_s - ms * 1e-3 - state.changed_s <= CARRY_S:
         return state
+    state = _lasted(state, seen, rung, [(at_s, ms)], live)
+    return refused(state, seen, rung) if late and not live else state
+
+
+def _lasted(
+    state: State, seen: Observation, rung: str, calls: Sequence[tuple[float, float]], live: bool
+) -> State:
+    """Calls (when each ended in s, ms of a frame alone) go into their rung's track, and the load where they
+    were ``live``."""
+    here, load = state.tracks[rung], state.load
     memory_s = max(MEMORY_S, 8e-3 * (seen.interval_ms or 0.0))
-    load = state.load
     if here.remote:
         load = math.nan if here.shift is None else 0.0
-    made, found = learned(here, at_s, ms, state.goal.percentile, load, shared, memory_s)
+    shared = 0.0 if here.shift is not None else shared_shift(state.tracks)
+    made, found = learned(here, calls, state.goal.percentile, load, shared, memory_s)
     change: dict[str, object] = {"tracks": {**state.tracks, rung: made}}
     if live and not here.remote:
         change |= {"load": found, "worst": found + math.log(made.peak_ms / made.recent_ms)}
-    state = msgspec.structs.replace(state, **change)
-    return refused(state, seen, rung) if late and not live else state
+    return replace(state, **change)
 
 
 def allowed_s(state: State, seen: Observation, lates: float) -> float:
@@ -200,17 +229,18 @@ def refused(state: State, seen: Observation, rung: str, harm: bool = False) -> S
     high_ms = here.high_ms if here.samples else 0.0
     if high_ms + seen.overhead_ms <= state.goal.deadline_ms:
         high_ms = FAILED_TIMES * state.goal.deadline_ms
-    return _held(state, rung, msgspec.structs.replace(here, hold_s=hold_s), high_ms, hold_s)
+    return _held(state, rung, replace(here, hold_s=hold_s), high_ms, hold_s)
 
 
 def _held(state: State, rung: str, here: Track, high_ms: float, hold_s: float) -> State:
-    made = msgspec.structs.replace(
+    made = replace(
         here,
-        samples=here.samples or ((state.now_s, high_ms),),
+        samples=here.samples or (high_ms,),
+        ordered=here.ordered or (high_ms,),
         high_ms=high_ms,
         valid_until_s=state.now_s + hold_s,
     )
-    return msgspec.structs.replace(state, tracks={**state.tracks, rung: made}, refused_s=state.now_s)
+    return replace(state, tracks={**state.tracks, rung: made}, refused_s=state.now_s)
 
 
 def left(state: State, seen: Observation) -> State:
@@ -224,12 +254,12 @@ def left(state: State, seen: Observation) -> State:
     if not here.samples or here.peak_ms + seen.overhead_ms <= deadline_ms:
         return state
     if here.high_ms + seen.overhead_ms <= deadline_ms:
-        state = msgspec.structs.replace(state, ducked_s=state.now_s)
+        state = replace(state, ducked_s=state.now_s)
         return _held(state, rung, here, here.peak_ms, CALM_S)
     lasted = state.fled or state.now_s - state.changed_s >= allowed_s(state, seen, LATES_AT_ONCE)
     if lasted:
-        fresh = msgspec.structs.replace(here, hold_s=HOLD_S)
-        state = msgspec.structs.replace(state, tracks={**state.tracks, rung: fresh})
+        fresh = replace(here, hold_s=HOLD_S)
+        state = replace(state, tracks={**state.tracks, rung: fresh})
     stalled = here.peak_ms > STALLED_TIMES * deadline_ms
     return refused(state, seen, rung, harm=stalled or not lasted)
 
@@ -237,7 +267,7 @@ def left(state: State, seen: Observation) -> State:
 def may_duck(state: State, seen: Observation) -> bool:
     """Whether one late call is reason enough to leave the rung in use: it was the first for long."""
     here = state.tracks[state.setting.rung]
-    if len(here.samples) < FEW or here.samples[-1][1] + seen.overhead_ms <= state.goal.deadline_ms:
+    if len(here.samples) < FEW or here.samples[-1] + seen.overhead_ms <= state.goal.deadline_ms:
         return False
     return state.now_s - state.ducked_s >= allowed_s(state, seen, DUCK_LATES)
 
@@ -249,7 +279,7 @@ def _shared(state: State, rung: str, frames: int, ms: float, at_s: float) -> tup
         return state, ms / frames / (known.ratio if known else 1.0)
     ratio = ms / frames / track.recent_ms
     made = _mean(known, ratio, at_s)
-    return msgspec.structs.replace(state, batches={**state.batches, (rung, frames): made}), track.recent_ms
+    return replace(state, batches={**state.batches, (rung, frames): made}), track.recent_ms
 
 
 def _spent(state: State, call: Call, frames: int, at_s: float, live: bool) -> State:
@@ -262,9 +292,9 @@ def _spent(state: State, call: Call, frames: int, at_s: float, live: bool) -> St
         if alone is None:
             return state
         made = _mean(state.bursts.get((call.rung, burst)), spent / alone, at_s)
-        return msgspec.structs.replace(state, bursts={**state.bursts, (call.rung, burst): made})
+        return replace(state, bursts={**state.bursts, (call.rung, burst): made})
     mean = spent if alone is None else alone + _SMOOTH * (spent - alone)
-    return msgspec.structs.replace(state, energy_mj={**state.energy_mj, call.rung: mean})
+    return replace(state, energy_mj={**state.energy_mj, call.rung: mean})
 
 
 def _mean(known: Saving | None, ratio: float, at_s: float) -> Saving:

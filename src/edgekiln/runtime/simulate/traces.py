@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from operator import attrgetter
 
 import numpy as np
 
 from edgekiln.records import Record
+
+_begin = attrgetter("at_s")
 
 
 class Moment(Record, frozen=True, kw_only=True):
@@ -34,7 +37,7 @@ class Trace(Record, frozen=True, kw_only=True):
             raise ValueError(f"trace '{self.name}' has a load outside 0 to 1 or no frames")
 
     def at(self, now_s: float) -> Moment:
-        return self.moments[bisect_right([m.at_s for m in self.moments], now_s) - 1]
+        return self.moments[bisect_right(self.moments, now_s, key=_begin) - 1]
 
 
 def steady(ambient_c: float = 25.0) -> Trace:
