@@ -131,6 +131,7 @@ def reduce_picture(picture: Image, most_pixels: int) -> Reduced:
     width, height = max(1, int(picture.width * ratio)), max(1, int(picture.height * ratio))
     width, height = min(width, most_pixels // height or 1), min(height, most_pixels)
     small = picture.convert("RGB").resize((width, height), Pictures.Resampling.LANCZOS)
+    small.info = {}  # Pillow carries the source file's comment here, and would write it
     out = io.BytesIO()
     small.save(out, "JPEG", quality=JPEG_QUALITY)
     return Reduced(out.getvalue(), width * height)
