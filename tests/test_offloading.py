@@ -111,8 +111,8 @@ def recorded(**models: Any) -> Iterator[Any]:
 
 
 def sent(streams: list[bytearray], model: str) -> list[dict[str, bytes]]:
-    """The tensors of each request, by name. Every byte of the streams is a request that is understood:
-    questions without a body, and inferences of ``model``."""
+    """The tensors of each request, by name, sorted: calls may overtake each other. Every byte of the streams
+    is a request that is understood: questions without a body, and inferences of ``model``."""
     found = []
     for stream in map(bytes, streams):
         for line in stream.split(b"\r\n"):
@@ -129,7 +129,11 @@ def sent(streams: list[bytearray], model: str) -> list[dict[str, bytes]]:
             assert rest == b""
             assert set(head) == {"inputs", "outputs"}
             found.append(tensors)
-    return found
+    return in_order(found)
+
+
+def in_order(found: list[dict[str, bytes]]) -> list[dict[str, bytes]]:
+    return sorted(found, key=lambda tensors: sorted(tensors.items()))
 
 
 # ---------------------------------------------------------------- what leaves
@@ -147,7 +151,7 @@ def test_under_features_only_nothing_but_what_the_head_computed_leaves(made: Mad
     with contextlib.closing(open_head(made.split)) as head:
         coded = [head({"image": x}).tensors for x in tensors]
     found = sent(streams, "tail")
-    assert found == [{name: a.tobytes() for name, a in one.items()} for one in coded]
+    assert found == in_order([{name: a.tobytes() for name, a in one.items()} for one in coded])
     # The same look finds the picture where it leaves, as the next test shows; here it has none to find.
     whole = b"".join(map(bytes, streams))
     for x, picture in zip(tensors, pictures, strict=True):
@@ -169,7 +173,7 @@ def test_under_raw_the_input_tensor_leaves(made: Made, tmp_path: Path) -> None:
     preprocess = made.manifest.preprocess
     assert preprocess is not None
     pictures = [apply(preprocess, open_image(path)) for path in sorted(made.photos.iterdir())]
-    assert sent(streams, "net") == [{"image": x.tobytes()} for x in pictures]
+    assert sent(streams, "net") == in_order([{"image": x.tobytes()} for x in pictures])
     assert pictures[0].tobytes()[:64] in b"".join(map(bytes, streams))
 
 
