@@ -30,7 +30,7 @@ LAYERS = (
     {"report", "intake", "alternates"},
     {"baseline", "finetuning", "rows"},
     {"calibrated", "tuned"},
-    {"road", "benching", "diagnosis", "explanation", "inspection", "verification"},
+    {"road", "benching", "diagnosis", "explanation", "inspection", "verification", "splitting"},
     {"prediction", "soaking"},
     {"api"},
     {"cli"},

@@ -117,7 +117,8 @@ def test_a_wrong_command_line_is_exit_code_2_with_the_usage(kiln: Kiln, argument
 def test_help_names_every_verb_and_every_exit_code_and_loads_nothing_heavy(kiln: Kiln) -> None:
     done = kiln("--help")
     assert done.code == 0
-    for word in ("build", "inspect", "devices", "verify", "run", "bench", "doctor", "130 interrupted"):
+    verbs = ("build", "inspect", "devices", "verify", "run", "bench", "split", "doctor")
+    for word in (*verbs, "130 interrupted"):
         assert word in " ".join(done.stdout.split())
     loaded = (
         "import sys; from edgekiln.cli import parser; parser(); "

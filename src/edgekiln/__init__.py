@@ -1,7 +1,7 @@
 """edgekiln: one trained model in; verified, measured packages for every edge device out.
 
 The verbs of the command line as functions: ``build``, ``inspect``, ``verify``, ``run``, ``bench``,
-``soak``, ``predict``, ``doctor``; the catalogue is ``edgekiln.devices`` (``names``, ``load``).
+``soak``, ``predict``, ``split``, ``doctor``; the catalogue is ``edgekiln.devices`` (``names``, ``load``).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ os.environ.setdefault("NNCF_CI", "1")  # NNCF reports what it quantises over the
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from edgekiln.api import build, inspect, predict
+    from edgekiln.api import build, inspect, predict, split
     from edgekiln.benching import bench
     from edgekiln.diagnosis import doctor
     from edgekiln.runtime.once import run
@@ -28,6 +28,7 @@ _VERBS = {
     "build": "edgekiln.api",
     "inspect": "edgekiln.api",
     "predict": "edgekiln.api",
+    "split": "edgekiln.api",
     "bench": "edgekiln.benching",
     "doctor": "edgekiln.diagnosis",
     "run": "edgekiln.runtime.once",
@@ -35,7 +36,18 @@ _VERBS = {
     "verify": "edgekiln.verification",
 }
 
-__all__ = ["__version__", "bench", "build", "doctor", "inspect", "predict", "run", "soak", "verify"]
+__all__ = [
+    "__version__",
+    "bench",
+    "build",
+    "doctor",
+    "inspect",
+    "predict",
+    "run",
+    "soak",
+    "split",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -15,6 +15,7 @@ from edgekiln.records import Decision, Preprocess
 if TYPE_CHECKING:
     from edgekiln.inspection import Inspection
     from edgekiln.prediction import Predicted
+    from edgekiln.splitting import Parted
 
 
 def build(
@@ -143,6 +144,25 @@ def predict(
     job = Job(model=ModelOrder(source=str(model), weights=_text(weights)))
     files = [Path(path) for path in measured]
     return look(job, devices, shapes, target=target, precision=precision, measured=files)
+
+
+def split(
+    model: str | Path,
+    at: tuple[str, ...] | list[str],
+    *,
+    data: str | Path | None = None,
+    weights: str | Path | None = None,
+    input_shape: str | dict[str, str] | None = None,
+    preprocess: Preprocess | None = None,
+    out: str | Path = "edgekiln-split",
+) -> Parted:
+    """Cut a model at the tensors ``at`` into a head for a device and a tail for a server, in the new folder
+    ``out``, compared with the whole on pictures of ``data``. ``edgekiln.splitting.places`` tells where.
+    """
+    from edgekiln.splitting import split as cut
+
+    order = ModelOrder(source=str(model), weights=_text(weights), input_shape=input_shape)
+    return cut(Job(model=order, data=_text(data), preprocess=preprocess, out=str(out)), at)
 
 
 def _text(path: Any) -> str | None:

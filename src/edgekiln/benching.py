@@ -29,7 +29,7 @@ from edgekiln.prove.remote.order import Course
 from edgekiln.prove.remote.result import RemoteBench
 from edgekiln.prove.timing import Contender, Timing
 from edgekiln.records import Signature
-from edgekiln.runtime.once import stands_in
+from edgekiln.runtime.candidates import arithmetic_emulated
 from edgekiln.sensors.energy import Energy
 
 LONGEST_IDLE_SECONDS = 3600.0
@@ -150,7 +150,7 @@ def contender(
     if path.suffix == SUFFIX:
         with opened(path) as held:
             artifact = held.manifest.artifact
-            if stands_in(artifact):
+            if arithmetic_emulated(artifact):
                 raise NotRunnableHere(
                     "timing",
                     path.name,

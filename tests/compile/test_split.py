@@ -123,6 +123,18 @@ def test_coded_features_are_off_by_at_most_half_a_step(values: np.ndarray[Any, n
     assert (np.abs(back - values) <= allowed).all()
 
 
+@pytest.mark.parametrize("extent", [0.0, 1e-45, 300e-45, 1e-40, 1e-37, 1e-30])
+def test_features_of_hardly_any_extent_are_coded_as_numbers(extent: float) -> None:
+    values = np.linspace(0, extent, 16, dtype=np.float32).reshape(1, 1, 4, 4)
+    with np.errstate(all="raise", under="ignore"):
+        coded, scale, offset = quantise_channels(values)
+    assert scale[0] > 0
+    back = coded.astype(np.float64) * scale[0] + offset[0]
+    assert np.abs(back - values).max() <= max(0.501 * extent / 255, 3e-36)
+
+
 def test_features_that_are_not_finite_are_refused() -> None:
     with pytest.raises(BadInput, match="NaN"):
         quantise_channels(np.full((1, 2, 2), np.nan, np.float32))
+    with pytest.raises(BadInput, match="span"):
+        quantise_channels(np.array([[[-3e38, 3e38]]], np.float32))

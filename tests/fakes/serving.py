@@ -6,11 +6,15 @@ The server and the network are the benchmark's (``benchmarks/measuring``).
 from __future__ import annotations
 
 import contextlib
+import datetime
+import json
 import socket
 import sys
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 if str(BENCHMARKS) not in sys.path:
@@ -24,9 +28,11 @@ __all__ = [
     "Condition",
     "ModelServer",
     "Served",
+    "certificate",
     "chaos_proxy",
     "misbehaving",
     "read_request",
+    "requests",
     "response",
     "served",
     "serving",
@@ -92,3 +98,51 @@ def misbehaving(serve: Callable[[socket.socket], None]) -> Iterator[str]:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
         thread.join(5)
+
+
+def requests(stream: bytes) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """The JSON and the binary part of each inference request, inflated."""
+    while stream:
+        head, _, rest = stream.partition(b"\r\n\r\n")
+        fields = {
+            k.strip().lower(): v.strip()
+            for k, _, v in (line.partition(b":") for line in head.split(b"\r\n")[1:])
+        }
+        size = int(fields.get(b"content-length", 0))
+        body, stream = rest[:size], rest[size:]
+        assert len(body) == size
+        if fields.get(b"content-encoding") == b"deflate":
+            body = zlib.decompress(body)
+        if body:
+            length = int(fields[b"inference-header-content-length"])
+            yield json.loads(body[:length]), body[length:]
+
+
+def certificate(folder: Path, *names: str) -> Path:
+    """A PEM with a new key and a certificate of its own for ``names``."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, names[0])])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(n) for n in names]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path = folder / f"{names[0]}.pem"
+    no_password = serialization.NoEncryption()
+    pem = serialization.Encoding.PEM
+    path.write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, no_password) + made.public_bytes(pem)
+    )
+    return path

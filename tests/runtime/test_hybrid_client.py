@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import socket
 import ssl
 import threading
@@ -23,6 +22,7 @@ from fakes.serving import (
     ChaosProxy,
     Condition,
     ModelServer,
+    certificate,
     chaos_proxy,
     misbehaving,
     read_request,
@@ -245,36 +245,6 @@ def test_nobody_listens_or_the_name_is_not_known() -> None:
 
 
 # ---------------------------------------------------------------- TLS
-
-
-def certificate(folder: Path, *names: str) -> Path:
-    """A PEM with a new key and a certificate of its own for ``names``."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, names[0])])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(n) for n in names]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path = folder / f"{names[0]}.pem"
-    no_password = serialization.NoEncryption()
-    pem = serialization.Encoding.PEM
-    path.write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, no_password) + made.public_bytes(pem)
-    )
-    return path
 
 
 def test_over_tls_only_a_trusted_certificate_of_that_name_is_spoken_to(net: Path, tmp_path: Path) -> None:

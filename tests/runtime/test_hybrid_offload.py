@@ -353,3 +353,23 @@ def test_a_thousand_frames_over_a_flapping_link_leave_nothing_behind(net: Path) 
         time.sleep(0.5)
         assert process.num_fds() <= files + 12
         assert threading.active_count() <= threads + 6
+
+
+def test_a_frame_that_takes_longer_to_make_than_the_edge_can_wait_stays_here(net: Path) -> None:
+    made = []
+
+    def slowly(raw: Raw) -> Raw:
+        made.append(1)
+        time.sleep(1.0)
+        return raw
+
+    def slow_edge() -> Mapping[str, Any]:
+        time.sleep(0.2)
+        return EDGE
+
+    with scene(net, mode="adaptive", probe_s=1e6, edge_ms=200.0) as here:
+        ask = lambda: here.offloader.answer(lambda: slowly(here.raw), slow_edge, 1000.0)  # noqa: E731
+        ask()  # the link is not known yet: a probe
+        here.settle()
+        assert [ask().place for _ in range(3)] == ["edge"] * 3
+        assert len(made) == 1, "its cost is known from the first"

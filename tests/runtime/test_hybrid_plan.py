@@ -19,6 +19,7 @@ SITUATIONS = st.builds(
     trial=st.booleans(),
     edge_ms=st.none() | MS,
     edge_busy_ms=MS,
+    make_ms=st.just(0.0) | MS,
     round_trip_ms=st.none() | MS,
     share_in_time=st.none() | SHARE,
     probe_due=st.booleans(),
@@ -42,6 +43,8 @@ def test_in_any_situation_the_edge_starts_while_it_can_still_keep_the_deadline(s
         after_ms = plan.edge_after_ms + s.edge_busy_ms + s.edge_ms + reserve_ms(s.budget_ms)
         assert after_ms <= s.budget_ms + 1e-6
         assert plan.send == "call"
+        # In mode cloud the server comes first, whatever it costs.
+        assert s.mode == "cloud" or s.make_ms <= plan.edge_after_ms
     if s.mode in ("edge", "fixed") or (not s.usable and not s.trial):
         assert plan.send == "no"
     if plan.send != "call":
@@ -66,6 +69,10 @@ def test_a_better_link_never_keeps_a_frame_here_that_a_worse_one_sent(s: Situati
         ({"gain": 0.0}, "no", "no better"),
         ({"gain": 0.0, "on_battery": True, "edge_mj": 50.0, "cloud_mj": 5.0}, "call", "100%"),
         ({"gain": 0.0, "on_battery": True, "edge_mj": 5.0, "cloud_mj": 50.0}, "no", "no better"),
+        ({"make_ms": 70.0}, "call", "100%"),
+        ({"make_ms": 80.0}, "no", "longer to make"),
+        ({"make_ms": 80.0, "probe_due": True}, "probe", "longer to make"),
+        ({"make_ms": 80.0, "edge_ms": 200.0, "mode": "cloud"}, "call", "first"),
         ({"queued": 2}, "no", "2 frames wait"),
         ({"queued": 2, "round_trip_ms": 5.0}, "call", "100%"),
         ({"on_battery": True, "share_in_time": 0.7}, "no", "only 70%"),

@@ -38,7 +38,7 @@ from edgekiln.runtime.hybrid.privacy import (
     reduce_picture,
 )
 from edgekiln.runtime.hybrid.remote import RemoteModel
-from fakes.serving import chaos_proxy, served, serving
+from fakes.serving import chaos_proxy, requests, served, serving
 from fakes.trained_efficientnet import build, photograph
 
 CUT = "/_blocks.7/Add_output_0"
@@ -99,24 +99,6 @@ def test_a_cut_behind_the_first_stages_which_hold_more_than_the_picture_is_refus
 
 
 # ---------------------------------------------------------------- what is on the wire
-
-
-def requests(stream: bytes) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """The JSON and the binary part of each inference request, inflated."""
-    while stream:
-        head, _, rest = stream.partition(b"\r\n\r\n")
-        fields = {
-            k.strip().lower(): v.strip()
-            for k, _, v in (line.partition(b":") for line in head.split(b"\r\n")[1:])
-        }
-        size = int(fields.get(b"content-length", 0))
-        body, stream = rest[:size], rest[size:]
-        assert len(body) == size
-        if fields.get(b"content-encoding") == b"deflate":
-            body = zlib.decompress(body)
-        if body:
-            length = int(fields[b"inference-header-content-length"])
-            yield json.loads(body[:length]), body[length:]
 
 
 CODES = {"UINT8": "u1", "FP32": "<f4", "FP16": "<f2"}
@@ -294,7 +276,7 @@ def test_features_are_made_by_a_head_only_and_by_the_declared_one_only(parts: Pa
 @pytest.mark.parametrize("most", [1, 7, 1000, 320 * 240, 10**9])
 def test_a_reduced_picture_has_no_more_pixels_than_allowed_and_no_metadata(most: int) -> None:
     wide = picture().resize((640, 37))
-    wide.info["exif"] = b"Exif\x00\x00secret place"
+    wide.info |= {"exif": b"Exif\x00\x00secret place", "comment": b"secret place"}
     made = reduce_picture(wide, most)
     with Image.open(io.BytesIO(made.jpeg)) as image:
         assert image.width * image.height == made.pixels <= most

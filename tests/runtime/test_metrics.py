@@ -37,7 +37,7 @@ def test_every_frame_is_counted_by_how_it_ended() -> None:
     metrics.dropped("gate", 1, "queue full")
     metrics.failed("gate", 1, "timeout")
     found = metrics.snapshot(1.0)
-    assert found.streams["gate"] == m.StreamCounts(
+    assert found.streams["gate"] == m.FrameCounts(
         entered=6, done=4, late=2, dropped={"queue full": 1}, failed={"timeout": 1}
     )
     assert found.quality == 0.75

@@ -127,6 +127,7 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--anchor", action="append", default=[], metavar="MODEL=MS", help=anchor)
     own.add_argument("--input-shape", metavar="1x3x224x224", action="append", default=[])
     own.add_argument("--out", metavar="FILE", help="default DEVICE-TARGET-PRECISION.calibration.json")
+    _split(verb("split", "show where a model can be cut in two, or cut it: a head here, a tail on a server"))
     verb("doctor", "show which targets can convert and run here, and how to add the others")
     return top
 
@@ -165,10 +166,25 @@ def _run(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--server-model", metavar="NAME", help="its model; default the bundle's")
     better = "how good its answers are, as a share of the best (default 1)"
     verb.add_argument("--server-quality", type=float, metavar="1.0", help=better)
+    _leaving(verb)
     verb.add_argument("--idle-watts", type=float, metavar="4", help="power at rest, for energy per inference")
     verb.add_argument("--out", metavar="DIR", help="write summary.html, summary.json and answers.jsonl there")
     verb.add_argument("--log", metavar="FILE", help="events and snapshots as JSON lines")
     verb.add_argument("--metrics-port", type=_count, metavar="9100", help="Prometheus metrics on 127.0.0.1")
+
+
+def _leaving(verb: argparse.ArgumentParser) -> None:
+    """What may leave the machine for ``--server``, and by which way."""
+    rules = ("raw", "reduced", "features-only")
+    rule = "what may leave: the input tensor (raw, the default), a small JPEG, or what a head computed"
+    verb.add_argument("--privacy", choices=rules, help=rule)
+    most = "with --privacy reduced: pixels of that JPEG at most (default 76800)"
+    verb.add_argument("--most-pixels", type=_count, metavar="76800", help=most)
+    split = "with --privacy features-only: the split model whose head runs here (edgekiln split)"
+    verb.add_argument("--split", metavar="FOLDER", help=split)
+    authority = "certificates (PEM) to trust the https:// server by, in place of the system's"
+    verb.add_argument("--server-ca", metavar="FILE", help=authority)
+    verb.add_argument("--server-proxy", metavar="URL", help="http://host:port to reach the server through")
 
 
 def _on_a_device(verb: argparse.ArgumentParser) -> None:
@@ -201,6 +217,15 @@ def _predict(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--target", metavar="NAME", help="only this one; default all that the device takes")
     verb.add_argument("--precision", metavar="fp16", help="fp32, fp16, int8 or w8a16; default all published")
     verb.add_argument("--measured", action="append", default=[], metavar="FILE", help="of calibrate-device")
+
+
+def _split(verb: argparse.ArgumentParser) -> None:
+    _model(verb)
+    at = "cut here (again for more); left out, the places are shown"
+    verb.add_argument("--at", action="append", default=[], metavar="TENSOR", help=at)
+    pictures = "pictures (or .npz) like those of the field, to compare the parts with the whole on"
+    verb.add_argument("--data", metavar="DIR", help=pictures)
+    verb.add_argument("--out", metavar="DIR", default="edgekiln-split", help="default edgekiln-split")
 
 
 def _build(verb: argparse.ArgumentParser) -> None:

@@ -218,6 +218,19 @@ def calibrate_device(given: argparse.Namespace) -> int:
     return _answer(given, found, lambda it: show_prediction.calibrated(it, out, show.console()))
 
 
+def split(given: argparse.Namespace) -> int:
+    """Print where a model can be cut; with ``--at``, cut it there and print what that made."""
+    from edgekiln import splitting
+    from edgekiln.cli import show_split
+
+    job = _job(given)
+    if not given.at:
+        found = splitting.places(job)
+        return _answer(given, found, lambda it: show_split.places(it, show.console()))
+    made = splitting.split(job, given.at)
+    return _answer(given, made, lambda it: show_split.parted(it, show.console()))
+
+
 def doctor(given: argparse.Namespace) -> int:
     """Print what this installation can do."""
     from edgekiln.diagnosis import doctor as look
@@ -238,37 +251,43 @@ def _job(given: argparse.Namespace) -> Job:
         # Paths of the command line are relative to the working folder, whatever the job's base is.
         return text if text is None or text.startswith("package:") else str(here / text)
 
+    def asked(option: str) -> Any:
+        return getattr(given, option, None)  # a verb that has not the option leaves the job's figure
+
+    def several(option: str) -> tuple[Any, ...] | None:
+        return None if asked(option) is None else tuple(asked(option))
+
     shapes = _shapes(given)
     text = {name: "x".join(map(str, shape)) for name, shape in shapes.items()}
     model = _laid_over(
         job.model,
-        weights=path(given.weights),
-        labels=path(given.labels),
-        task=given.task,
+        weights=path(asked("weights")),
+        labels=path(asked("labels")),
+        task=asked("task"),
         input_shape=None if not text else text.get("", text),
-        sizes=None if given.size is None else tuple(given.size),
+        sizes=several("size"),
     )
-    budget = _laid_over(job.budget, **{f: getattr(given, f, None) for f in BudgetOrder.__struct_fields__})
+    budget = _laid_over(job.budget, **{f: asked(f) for f in BudgetOrder.__struct_fields__})
     search = _laid_over(
         job.search,
-        targets=None if given.target is None else tuple(given.target),
-        recipes=None if given.recipe is None else tuple(given.recipe),
-        threads=given.threads,
-        samples=given.samples,
-        tune_seconds=given.tune_seconds,
+        targets=several("target"),
+        recipes=several("recipe"),
+        threads=asked("threads"),
+        samples=asked("samples"),
+        tune_seconds=asked("tune_seconds"),
     )
     job = _laid_over(
         job,
         model=model,
         budget=budget,
         search=search,
-        devices=None if given.device is None else tuple(given.device),
-        data=path(given.data),
-        holdout=path(given.holdout),
-        calibration=path(given.calibration),
-        eval=path(given.eval),
-        validation=path(given.validation),
-        out=path(given.out),
+        devices=several("device"),
+        data=path(asked("data")),
+        holdout=path(asked("holdout")),
+        calibration=path(asked("calibration")),
+        eval=path(asked("eval")),
+        validation=path(asked("validation")),
+        out=path(asked("out")),
     )
     check(job, given.model)
     return job

@@ -8,38 +8,26 @@ import functools
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
+from edgekiln.cli import offloading
 from edgekiln.errors import BadInput
-from edgekiln.records import Manifest
-from edgekiln.runtime.hybrid.offload import Offloader
-from edgekiln.runtime.loop import Look, Offload, Order, Seen, Shown, play
+from edgekiln.runtime.loop import Look, Order, Seen, Shown, play
 from edgekiln.runtime.metrics import Snapshot
 from edgekiln.runtime.streams.pump import Result
 from edgekiln.runtime.streams.sources import MAX_FPS, Pace
 from edgekiln.runtime.summary import Played
-from edgekiln.runtime.vocabulary import Answer, Goal, Rung
+from edgekiln.runtime.vocabulary import Answer, Goal
 
 DEADLINE_MS = 100.0
 STREAMING = (
     *("latency_ms", "percentile", "power_watts", "ceiling_c", "mode", "least_quality", "most_every"),
-    *(
-        "most_batch",
-        "prefer",
-        "fps",
-        "fast",
-        "loop",
-        "duration",
-        "isolate",
-        "calls",
-        "server",
-        "server_model",
-    ),
-    *("server_quality", "idle_watts", "out", "log", "metrics_port"),
+    *("most_batch", "prefer", "fps", "fast", "loop", "duration", "isolate", "calls", "idle_watts", "out"),
+    *("log", "metrics_port", "server", *offloading.WITH_SERVER),
 )
 GOALS = (
     "percentile",
@@ -79,12 +67,14 @@ def run(given: argparse.Namespace) -> int:
             _prepare(out)
             answers = stack.enter_context(open(out / "answers.jsonl", "w", encoding="utf-8"))
         about: list[Shown] = []
+        form = stack.enter_context(offloading.leaves(given))
         found = play(
             order,
             functools.partial(_view, about=about, as_json=given.json),
             log=None if given.log is None else Path(given.log),
             answered=_writer(answers, about),
-            offload=_offload(given, order.goal),
+            offload=offloading.offload(given, order.goal, form),
+            sendable=form.made,
             look=None if given.metrics_port is None else _serving(given.metrics_port, about),
         )
     # What happened before Ctrl-C is the answer: nothing here asks whether the key was pressed.
@@ -115,6 +105,7 @@ def order_of(given: argparse.Namespace) -> Order:
     goal = {name: getattr(given, name) for name in GOALS if getattr(given, name) is not None}
     if given.server is None and goal.get("mode") == "cloud":
         raise BadInput("reading", "--mode cloud", "no server was given", "Give --server URL")
+    offloading.check_options(given)
     pace: Pace = "fast" if given.fast else "real" if given.fps is None else min(MAX_FPS, given.fps)
     return Order(
         bundle=given.bundle,
@@ -189,33 +180,6 @@ def _line(result: Result, shown: Shown) -> dict[str, Any]:
         if best < len(shown.labels):
             line["label"] = shown.labels[best]
     return line
-
-
-def _offload(given: argparse.Namespace, goal: Goal) -> Offload | None:
-    """The server's side, connected and compared with the bundle; None where no server was given."""
-    if given.server is None:
-        return None
-
-    @contextlib.contextmanager
-    def made(manifest: Manifest, ladder: Sequence[Rung]) -> Iterator[Offloader]:
-        from edgekiln.runtime.hybrid.client import Client, Server
-        from edgekiln.runtime.hybrid.offload import OffloadRules
-        from edgekiln.runtime.hybrid.privacy import Privacy
-        from edgekiln.runtime.hybrid.remote import connect
-
-        quality = 1.0 if given.server_quality is None else given.server_quality
-        rules = OffloadRules(
-            mode=goal.mode,
-            gain=max(0.0, quality - ladder[0].quality),
-            edge_ms=ladder[0].expected_ms,
-            percentile=goal.percentile,
-        )
-        with contextlib.closing(Client(Server(url=given.server))) as client:
-            model = connect(client, given.server_model or manifest.model, manifest.signature)
-            with contextlib.closing(Offloader(model, Privacy(rule="raw"), rules)) as offloader:
-                yield offloader
-
-    return made
 
 
 def _serving(port: int, about: list[Shown]) -> Look:

@@ -20,20 +20,26 @@ from edgekiln.errors import ConversionFailed
 from edgekiln.files import entry, folder_aside, sha256_file, write_bytes, write_json
 from edgekiln.model.parts import SPLIT_FILE, Feature, Split, coded_inputs
 from edgekiln.model.signature import signature
+from edgekiln.records import Scalar
 
-_WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul", "ConvInteger", "MatMulInteger", "QLinearConv"}
+WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul", "ConvInteger", "MatMulInteger", "QLinearConv"}
 _LEAST_CLOSE = 1e-3
 
 
 def split_model(
-    graph: Path, tensors: Sequence[str], samples: Sequence[Mapping[str, NDArray[Any]]], into: Path
+    graph: Path,
+    tensors: Sequence[str],
+    samples: Sequence[Mapping[str, NDArray[Any]]],
+    into: Path,
+    provenance: Mapping[str, Scalar] | None = None,
 ) -> Split:
     """Write ``head.onnx``, ``tail.onnx`` and ``split.json`` into the new folder ``into``.
 
     ``graph`` has static shapes; ``tensors`` are float32 [1, C, ...] and together separate its inputs from
     its outputs. The tail takes them as bytes (``model.parts.Feature``). Head and tail are run on ``samples``
     (inputs by name, at least one) against the whole graph, without quantisation (which has to agree) and with
-    it (which is told). Raises ConversionFailed where the cut can't be made or can be turned back.
+    it (which is told). ``provenance`` is noted as it is. Raises ConversionFailed where the cut can't be made
+    or can be turned back.
     """
     import onnx
     from onnx.utils import Extractor
@@ -75,6 +81,7 @@ def split_model(
             parity_max_error=gap,
             quantised_sqnr_db=sqnr_db,
             samples=len(samples),
+            provenance=dict(provenance or {}),
         )
         write_json(folder / SPLIT_FILE, made)
     return made
@@ -94,7 +101,7 @@ def _features(specs: Sequence[Any], tensors: Sequence[str]) -> tuple[Feature, ..
 
 
 def _has_weights(parts: Any, inputs: list[str], tensor: str) -> bool:
-    return any(node.op_type in _WEIGHTED for node in parts.extract_model(inputs, [tensor]).graph.node)
+    return any(node.op_type in WEIGHTED for node in parts.extract_model(inputs, [tensor]).graph.node)
 
 
 def _with_bytes(tail: Any, features: Sequence[Feature]) -> Any:

@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 
 from edgekiln.errors import BadInput
 from edgekiln.files import inside, sha256_file
-from edgekiln.records import FileEntry, Record, Signature
+from edgekiln.records import FileEntry, Manifest, Record, Scalar, Signature, TensorSpec
 
 SPLIT_FILE = "split.json"
 _MOST_BYTES = 1 << 20
+_LEAST_STEP = np.finfo(np.float32).tiny
+_NUMBERS = frozenset(np.dtype(code).name for code in np.typecodes["AllInteger"] + "?efd")
 
 
 class Feature(Record, frozen=True, kw_only=True):
@@ -52,6 +54,7 @@ class Split(Record, frozen=True, kw_only=True):
     parity_max_error: float
     quantised_sqnr_db: float | None
     samples: int
+    provenance: dict[str, Scalar] = msgspec.field(default_factory=dict)
 
 
 def read_split(folder: Path) -> Split:
@@ -70,7 +73,66 @@ def read_split(folder: Path) -> Split:
         raise BadInput(doing, folder, why, cure) from error
     if not split.features or split.features_elements >= split.inputs_elements:
         raise BadInput(doing, folder, "its features hold as much as its input", cure)
+    shapes = [*(s.shape for s in split.signature.inputs), *(f.shape for f in split.features)]
+    if any(not isinstance(n, int) or n < 1 for shape in shapes for n in shape):
+        raise BadInput(doing, folder, "some of its shapes are open", cure)
+    if any(spec.dtype not in _NUMBERS for spec in split.signature.inputs):
+        raise BadInput(doing, folder, "some of its inputs are no numbers", cure)
     return split
+
+
+def tail_signature(split: Split) -> Signature:
+    """What ``split.tail`` takes, bytes with scales and offsets, and gives."""
+    inputs: list[TensorSpec] = []
+    for feature in split.features:
+        channels = (feature.shape[1],)
+        inputs.append(TensorSpec(name=feature.name, dtype="uint8", shape=feature.shape))
+        inputs += [
+            TensorSpec(name=f"{feature.name}_{part}", dtype="float32", shape=channels)
+            for part in ("scale", "offset")
+        ]
+    return Signature(inputs=tuple(inputs), outputs=split.signature.outputs)
+
+
+def check_belongs(split: Split, manifest: Manifest, folder: Path) -> None:
+    """Raise BadInput where the split model in ``folder`` is not of the model of a bundle's ``manifest``.
+
+    Their inputs and outputs are compared, and what both say of their origin: the imported graph's hash, or
+    those of the source's files. A bundle that says nothing of its origin is held to the signature alone.
+    """
+    doing = "using the split model in"
+    cure = "Split the model that the bundle was built from: edgekiln split MODEL"
+    for side in ("inputs", "outputs"):
+        ours, theirs = (_told(getattr(of.signature, side)) for of in (split, manifest))
+        if not _fit(getattr(split.signature, side), getattr(manifest.signature, side)):
+            raise BadInput(doing, folder, f"its {side} are {ours}, the bundle's {theirs}", cure)
+    known = manifest.provenance.get("model_sha256")
+    own = {split.whole_sha256, split.provenance.get("model_sha256")}
+    theirs_files = _source_hashes(manifest.provenance)
+    files = _source_hashes(split.provenance) or [split.whole_sha256]
+    if known is not None and known not in own and files != theirs_files:
+        its = str(split.provenance.get("model_sha256", split.whole_sha256))
+        why = f"it was cut from another model: {its[:12]}… by its hash, the bundle's is {str(known)[:12]}…"
+        raise BadInput(doing, folder, why, cure)
+
+
+def _source_hashes(provenance: Mapping[str, Scalar]) -> list[str]:
+    return sorted(str(v) for name, v in provenance.items() if name.startswith("source_sha256:"))
+
+
+def _told(specs: Sequence[TensorSpec]) -> str:
+    return ", ".join(f"{s.name} {s.dtype} {'x'.join(map(str, s.shape))}" for s in specs)
+
+
+def _fit(ours: Sequence[TensorSpec], theirs: Sequence[TensorSpec]) -> bool:
+    """Whether names, types and shapes agree; an axis that either leaves open fits any."""
+    return len(ours) == len(theirs) and all(
+        (a.name, a.dtype, len(a.shape)) == (b.name, b.dtype, len(b.shape))
+        and all(
+            m == n or isinstance(m, str) or isinstance(n, str) for m, n in zip(a.shape, b.shape, strict=True)
+        )
+        for a, b in zip(ours, theirs, strict=True)
+    )
 
 
 def quantise_channels(
@@ -78,15 +140,17 @@ def quantise_channels(
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]:
     """Features [1, C, ...] as bytes of the same shape, with scale [C] and offset [C] of these very values.
 
-    ``bytes * scale + offset`` is off by at most half a scale, which is the channel's extent over 255. NaN
-    and infinity can't be coded: raises BadInput.
+    ``bytes * scale + offset`` is off by at most half a scale, which is the channel's extent over 255; of an
+    extent below 3e-36 only its start is kept. NaN and infinity can't be coded: raises BadInput.
     """
     flat = values.astype(np.float32, copy=False).reshape(values.shape[1], -1)
     low, high = flat.min(axis=1), flat.max(axis=1)
-    if not (np.isfinite(low).all() and np.isfinite(high).all()):
-        why = "they hold NaN or infinity"
+    with np.errstate(over="ignore", invalid="ignore"):
+        step = ((high - low) / np.float32(255)).astype(np.float32)
+    if not np.isfinite(step).all():
+        why = "they hold NaN, infinity, or more than float32 can span"
         raise BadInput("coding features of shape", values.shape, why, "Check the input and the head")
-    scale = np.where(high > low, (high - low) / np.float32(255), np.float32(1)).astype(np.float32)
+    scale = np.where(step >= _LEAST_STEP, step, np.float32(1))  # below, float32 can't hold a step: one value
     coded = np.rint((flat - low[:, None]) / scale[:, None]).clip(0, 255).astype(np.uint8)
     return coded.reshape(values.shape), scale, low
 

@@ -11,7 +11,7 @@ from edgekiln.report import numbers
 from edgekiln.report.numbers import MISSING, significant
 from edgekiln.report.soak_words import clock
 from edgekiln.runtime.histogram import Histogram, quantile
-from edgekiln.runtime.metrics import Snapshot, StreamCounts
+from edgekiln.runtime.metrics import FrameCounts, Snapshot
 from edgekiln.runtime.summary import Played
 from edgekiln.runtime.vocabulary import Event, Setting
 from edgekiln.sensors.energy import Energy
@@ -55,7 +55,7 @@ class RungRow:
     late: str
 
 
-def in_time(counts: StreamCounts) -> float | None:
+def in_time(counts: FrameCounts) -> float | None:
     """Of the frames that should have been answered the share that were, within the deadline: one that was
     dropped or failed is not in time. None before the first."""
     return (counts.done - counts.late) / counts.due if counts.due else None
@@ -87,7 +87,7 @@ def streams(found: Snapshot) -> tuple[StreamRow, ...]:
     return tuple(rows)
 
 
-def _stream(name: str, counts: StreamCounts) -> StreamRow:
+def _stream(name: str, counts: FrameCounts) -> StreamRow:
     return StreamRow(
         name=name,
         entered=f"{counts.entered:,}",
@@ -99,7 +99,7 @@ def _stream(name: str, counts: StreamCounts) -> StreamRow:
     )
 
 
-def reasons(counts: StreamCounts) -> str:
+def reasons(counts: FrameCounts) -> str:
     """Why frames were dropped or failed, the most frequent first."""
     return "; ".join(_by_count(counts.dropped) + [f"failed: {text}" for text in _by_count(counts.failed)])
 

@@ -149,8 +149,13 @@ def _present(artifact: Artifact, folder: Path, engine: str) -> None:
         build_command(engine, artifact, folder)  # asks the driver for a GPU, and the plan for the version
 
 
+def arithmetic_emulated(artifact: Artifact) -> bool:
+    """Whether the artifact's own engine has to emulate its arithmetic on this machine."""
+    return artifact.engine == "onnxruntime" and emulates(artifact)
+
+
 def _note(artifact: Artifact) -> str:
-    if artifact.engine == "onnxruntime" and emulates(artifact):
+    if arithmetic_emulated(artifact):
         return f"emulated: no {artifact.options.get('arithmetic')} arithmetic in onnxruntime here"
     return STAND_INS.get(artifact.engine, "")
 

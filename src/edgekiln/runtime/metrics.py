@@ -29,7 +29,7 @@ PASSED_OVER = "passed over"
 """Why a frame was dropped that the setting (every n-th frame) never meant to answer."""
 
 
-class StreamCounts(Record, frozen=True, kw_only=True):
+class FrameCounts(Record, frozen=True, kw_only=True):
     """Frames of one stream. Those that are neither done, dropped nor failed are still on their way.
 
     ``done`` were answered, ``late`` of them after the deadline; ``dropped`` got no answer on purpose (a full
@@ -71,7 +71,7 @@ class Snapshot(Record, frozen=True, kw_only=True):
     started_s: float
     deadline_ms: float
     percentile: float
-    streams: dict[str, StreamCounts] = msgspec.field(default_factory=dict)
+    streams: dict[str, FrameCounts] = msgspec.field(default_factory=dict)
     latency: Histogram = Histogram()
     setting: Setting | None = None
     setting_why: str = ""
@@ -103,10 +103,10 @@ class Snapshot(Record, frozen=True, kw_only=True):
         return self.quality_sum / self.quality_n if self.quality_n else None
 
     @property
-    def total(self) -> StreamCounts:
+    def total(self) -> FrameCounts:
         """The counts of all streams together."""
         found = list(self.streams.values())
-        return StreamCounts(
+        return FrameCounts(
             entered=sum(s.entered for s in found),
             done=sum(s.done for s in found),
             late=sum(s.late for s in found),
@@ -292,8 +292,8 @@ class _Stream:
         self.dropped: dict[str, int] = {}
         self.failed: dict[str, int] = {}
 
-    def counts(self) -> StreamCounts:
-        return StreamCounts(
+    def counts(self) -> FrameCounts:
+        return FrameCounts(
             entered=self.entered,
             done=self.done,
             late=self.late,

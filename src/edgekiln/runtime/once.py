@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from edgekiln.bundle.unpack import Opened, opened
 from edgekiln.engines import Runner, open_engine
-from edgekiln.engines.onnxruntime import emulates
 from edgekiln.errors import BadInput, EdgekilnError
 from edgekiln.model.preprocess import apply, check, open_image
 from edgekiln.model.signature import image_layout
-from edgekiln.records import Artifact, Record, Rejected, TensorSpec
+from edgekiln.records import Record, Rejected, TensorSpec
+from edgekiln.runtime.candidates import engine_here
 
 TOP = 5
 
@@ -85,27 +85,20 @@ def run(
 
 
 def open_runner(held: Opened, threads: int) -> tuple[Runner, str]:
-    """The device's engine where it runs here; else the engine that proved the artifact, and a note.
+    """The engine that a session would take (``engine_here``) opened, and a note where it stands in.
 
-    Every stand-in has its note: another engine, or half precision that this machine's engine emulates.
+    Where the device's own is here and refuses the artifact, the one that proved it takes its place. Raises
+    NotRunnableHere where neither is here.
     """
-    artifact = held.manifest.artifact
+    artifact, folder = held.manifest.artifact, held.model_folder
+    engine, note = engine_here(artifact, folder)
     try:
-        runner = open_engine(artifact.engine, artifact, held.model_folder, threads)
-        kind = artifact.options.get("arithmetic")
-        return runner, f"emulated: no {kind} arithmetic in {artifact.engine} here" if stands_in(
-            artifact
-        ) else ""
+        return open_engine(engine, artifact, folder, threads), note
     except EdgekilnError as error:
-        if artifact.engine == artifact.proof_engine:
+        if engine == artifact.proof_engine:
             raise
-        note = f"emulated by {artifact.proof_engine}: {error.why}"
-        return open_engine(artifact.proof_engine, artifact, held.model_folder, threads), note
-
-
-def stands_in(artifact: Artifact) -> bool:
-    """Whether the artifact's own engine would emulate its arithmetic on this machine."""
-    return artifact.engine == "onnxruntime" and emulates(artifact)
+        proof = artifact.proof_engine
+        return open_engine(proof, artifact, folder, threads), f"emulated by {proof}: {error.why}"
 
 
 def probabilities(scores: NDArray[Any]) -> NDArray[np.float64]:

@@ -316,7 +316,7 @@ def fault(kind: ServerFaultKind, to: object, why: str = "") -> ServerFault:
 
 _WORDS: dict[ServerFaultKind, tuple[str, str]] = {
     "unreachable": ("there is no connection to it", "Check the address, the network, and that it runs"),
-    "tls": ("its certificate can't be trusted", "Check the host name in the URL, or give its CA as ca_file"),
+    "tls": ("its certificate can't be trusted", "Check the name in the URL, or give its CA (--server-ca)"),
     "lost": ("the connection broke", "Check the network and the server's log"),
     "late": ("no whole answer came in time", "Check the network and the server's load, or wait longer"),
     "cancelled": ("the call was cancelled", "Nothing needs to be done"),

@@ -8,6 +8,7 @@ reckons with. What the server answers is checked against what the model promises
 
 from __future__ import annotations
 
+import statistics
 import threading
 import time
 from collections import deque
@@ -32,6 +33,7 @@ Edge: TypeAlias = Callable[[], Mapping[str, NDArray[Any]]]
 Frame: TypeAlias = Sendable | Callable[[], Sendable]
 """What may be sent, or a function that makes it, called only where the frame is sent."""
 _REMEMBERED = 64
+_LATELY = 8
 _PATIENCE = 3.0
 
 
@@ -98,6 +100,7 @@ class Offloader:
         self._breaker, self._trips = Breaker(), Trips()
         self._edge_ms: deque[float] = deque(maxlen=_REMEMBERED)
         self._edge_since: float | None = None
+        self._made_ms: deque[float] = deque(maxlen=_LATELY)
         self._probes: set[_Sent] = set()
         self._probed_s = float("-inf")
         self._edges = ThreadPoolExecutor(1, thread_name_prefix="edgekiln-edge")
@@ -129,7 +132,7 @@ class Offloader:
         now = _Frame(started_s, deadline_ms, plan)
         if plan.send != "no":
             try:
-                made = payload(self.privacy, frame()) if callable(frame) else inputs
+                made = self._made(frame) if callable(frame) else inputs
                 now.sent = self._send(made or {}, now, generation)
             except ServerFault as fault:
                 now.fault = fault
@@ -174,6 +177,7 @@ class Offloader:
             usable=self._breaker.usable,
             edge_ms=edge_ms,
             edge_busy_ms=busy_ms,
+            make_ms=statistics.median(self._made_ms) if self._made_ms else 0.0,
             round_trip_ms=round_trip_ms(self._trips, 0.5, now_s),
             probe_due=not self._probes and now_s - self._probed_s >= rules.probe_s,
             gain=rules.gain,
@@ -184,8 +188,15 @@ class Offloader:
             cloud_mj=rules.cloud_mj,
         )
         # Where the edge can't make it in time by itself, the server may take all of the deadline.
-        limit_ms = wait_ms(known) or deadline_ms
+        limit_ms = max(0.0, (wait_ms(known) or deadline_ms) - known.make_ms)
         return replace(known, share_in_time=share_within(self._trips, limit_ms, now_s))
+
+    def _made(self, frame: Callable[[], Sendable]) -> dict[str, NDArray[Any]]:
+        started_s = time.monotonic()
+        made = payload(self.privacy, frame())
+        with self._lock:
+            self._made_ms.append((time.monotonic() - started_s) * 1e3)
+        return made
 
     def _send(self, inputs: Mapping[str, NDArray[Any]], now: _Frame, generation: int) -> _Sent:
         probe = now.plan.send == "probe"

@@ -20,11 +20,13 @@ LOW_BATTERY = 0.2
 class Situation(Record, frozen=True, kw_only=True):
     """What is known when a frame comes.
 
-    ``budget_ms`` is what is left until its deadline. ``edge_ms``: an edge call at a high percentile, None
-    before the first. ``edge_busy_ms``: what is left of an edge call that lost and still runs.
-    ``round_trip_ms`` is the link's median, ``share_in_time`` the share of calls answered within the time that
-    the frame could wait, both None where nothing is known lately. ``gain`` is the quality of the server's
-    answer less that of the edge's. ``edge_mj`` and ``cloud_mj`` are this device's energy per frame.
+    ``make_ms`` is what it takes to make what may be sent (a head's features, a coded picture), 0 before the
+    first: neither the call nor the edge begins before. ``budget_ms`` is what is left until its deadline.
+    ``edge_ms``: an edge call at a high percentile, None before the first. ``edge_busy_ms``: what is left of
+    an edge call that lost and still runs. ``round_trip_ms`` is the link's median, ``share_in_time`` the share
+    of calls answered within the time that the frame could wait, both None where nothing is known lately.
+    ``gain`` is the quality of the server's answer less that of the edge's. ``edge_mj`` and ``cloud_mj`` are
+    this device's energy per frame.
     """
 
     mode: Mode
@@ -33,6 +35,7 @@ class Situation(Record, frozen=True, kw_only=True):
     trial: bool = False
     edge_ms: float | None = None
     edge_busy_ms: float = 0.0
+    make_ms: float = 0.0
     round_trip_ms: float | None = None
     share_in_time: float | None = None
     probe_due: bool = False
@@ -110,6 +113,8 @@ def _stays(s: Situation) -> str:
             return "the battery is low, and sending costs no less"
     elif s.gain <= 0 and not _saves(s):
         return "the server's answer is no better"
+    if s.make_ms > wait_ms(s) > 0:
+        return "what may be sent takes longer to make than the edge can wait"
     if s.share_in_time is None:
         return ""
     worth = WORTH_BATTERY if s.on_battery else WORTH_MAINS

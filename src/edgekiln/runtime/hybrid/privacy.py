@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import math
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,18 +89,20 @@ Sendable: TypeAlias = Raw | Reduced | Features
 
 class FeatureHead:
     """The part of a model that runs here and gives Features; ``float_features`` serves a tail that runs here
-    too. Close it when done."""
+    too. May be called from several threads: one frame at a time. Close it when done."""
 
     def __init__(self, split: Split, runner: Runner) -> None:
         self.split = split
         self._runner = runner
+        self._lock = threading.Lock()
 
     def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> Features:
         return self.coded(self.float_features(inputs))
 
     def float_features(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """The features by tensor name, as the head gave them."""
-        return self._runner(inputs)
+        with self._lock:
+            return self._runner(inputs)
 
     def coded(self, features: Mapping[str, NDArray[Any]]) -> Features:
         """``features`` in 8 bits. Raises BadInput where they are not of the head's shapes, or not finite."""
@@ -131,6 +134,7 @@ def reduce_picture(picture: Image, most_pixels: int) -> Reduced:
     width, height = max(1, int(picture.width * ratio)), max(1, int(picture.height * ratio))
     width, height = min(width, most_pixels // height or 1), min(height, most_pixels)
     small = picture.convert("RGB").resize((width, height), Pictures.Resampling.LANCZOS)
+    small.info = {}  # Pillow carries the source file's comment here, and would write it
     out = io.BytesIO()
     small.save(out, "JPEG", quality=JPEG_QUALITY)
     return Reduced(out.getvalue(), width * height)

@@ -27,6 +27,8 @@ from edgekiln.runtime.hybrid.protocol import (
 
 Outputs = dict[str, NDArray[Any]]
 COMPRESSION_LEVEL = 1
+_DOING = "connecting to the model"
+SERVE = "Serve the model that this bundle was made for"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,18 +115,28 @@ def model_metadata(client: Client, model: str, limit_s: float = 2.0) -> ModelMet
 
 
 def connect(
-    client: Client, model: str, signature: Signature, limit_s: float = 5.0, *, compress: bool = False
+    client: Client,
+    model: str,
+    signature: Signature,
+    limit_s: float = 5.0,
+    *,
+    compress: bool = False,
+    cure: str = SERVE,
 ) -> RemoteModel:
     """``model`` as a RemoteModel, once its server has said that it takes and gives what ``signature`` says.
 
     Axes that either side leaves open fit; a leading batch axis has to be in ``signature``. Raises
-    ServerFault where the server can't be asked, BadInput where the model is another.
+    ServerFault where the server can't be asked, BadInput where the model is another (with ``cure``), or
+    takes coded pictures and its server no bytes.
     """
     until_s = time.monotonic() + limit_s
     server = server_metadata(client, limit_s)
     told = model_metadata(client, model, max(0.0, until_s - time.monotonic()))
-    _compare("input", signature.inputs, told.inputs, model)
-    _compare("output", signature.outputs, told.outputs, model)
+    _compare("input", signature.inputs, told.inputs, model, cure)
+    _compare("output", signature.outputs, told.outputs, model, cure)
+    if not server.binary and any(spec.dtype == "object" for spec in signature.inputs):
+        why = "its server takes no binary tensors, and a coded picture has no other form"
+        raise BadInput(_DOING, model, why, "Use a server with the extension binary_tensor_data")
     return RemoteModel(
         client,
         model,
@@ -135,18 +147,19 @@ def connect(
     )
 
 
-def _compare(side: str, ours: Sequence[TensorSpec], theirs: Sequence[TensorSpec], model: str) -> None:
-    doing, cure = "connecting to the model", "Serve the model that this bundle was made for"
+def _compare(
+    side: str, ours: Sequence[TensorSpec], theirs: Sequence[TensorSpec], model: str, cure: str
+) -> None:
     known = {spec.name: spec for spec in theirs}
     for spec in ours:
         other = known.get(spec.name)
         if other is None:
             why = f"it has no {side} '{spec.name}'"
-            raise BadInput(doing, model, why, cure)
+            raise BadInput(_DOING, model, why, cure)
         fits = len(spec.shape) == len(other.shape) and all(
             isinstance(a, str) or isinstance(b, str) or a == b
             for a, b in zip(spec.shape, other.shape, strict=True)
         )
         if not fits or np.dtype(spec.dtype) != np.dtype(other.dtype):
             mine, its = (f"{s.dtype} {'x'.join(map(str, s.shape))}" for s in (spec, other))
-            raise BadInput(doing, model, f"its {side} '{spec.name}' is {its}, here it is {mine}", cure)
+            raise BadInput(_DOING, model, f"its {side} '{spec.name}' is {its}, here it is {mine}", cure)
