@@ -174,3 +174,19 @@ def test_equal_observations_give_equal_decisions(drawn, seed) -> None:
     goal = Goal(deadline_ms=25, fps=20)
     runs = [loop(goal, ladder, lambda r, b, at, d=d: times[r] * b * d.uniform(0.5, 3), 10) for d in dice]
     assert runs[0].decisions == runs[1].decisions
+
+
+def test_calls_that_run_at_once_keep_up_with_more_frames() -> None:
+    """30 ms a call, a frame each 20 ms: one call at a time answers every second frame, two at once all."""
+    ladder, times = split([known(0, 1.0, 30.0, 30.0)])
+
+    def every(at_once: int) -> int:
+        state = start(Goal(deadline_ms=200, fps=50, most_every=4), ladder)
+        for frame in range(60):
+            now_s = frame * 0.02
+            call = Call(at_s=now_s, rung="r0", batch=1, latency_ms=times["r0"])
+            seen = Observation(now_s=now_s, calls=(call,), at_once=at_once, interval_ms=20.0)
+            state, decision = decide(state, seen)
+        return decision.setting.every
+
+    assert (every(1), every(2)) == (2, 1)

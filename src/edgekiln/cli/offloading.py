@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,7 +15,7 @@ from edgekiln.runtime.hybrid.leaving import Leaving
 from edgekiln.runtime.hybrid.offload import Offloader
 from edgekiln.runtime.hybrid.privacy import Privacy
 from edgekiln.runtime.loop import Offload
-from edgekiln.runtime.vocabulary import Goal, Rung
+from edgekiln.runtime.vocabulary import Event, Goal, Rung
 
 WITH_SERVER = (
     *("server_model", "server_quality", "server_ca", "server_proxy"),
@@ -67,7 +67,9 @@ def offload(given: argparse.Namespace, goal: Goal, form: Leaving) -> Offload | N
         return None
 
     @contextlib.contextmanager
-    def made(manifest: Manifest, ladder: Sequence[Rung]) -> Iterator[Offloader]:
+    def made(
+        manifest: Manifest, ladder: Sequence[Rung], tell: Callable[[Event], None]
+    ) -> Iterator[Offloader]:
         from edgekiln.runtime.hybrid.client import Client, Server
         from edgekiln.runtime.hybrid.offload import OffloadRules
         from edgekiln.runtime.hybrid.remote import connect
@@ -84,7 +86,7 @@ def offload(given: argparse.Namespace, goal: Goal, form: Leaving) -> Offload | N
         cure = form.serve if given.server_model else f"{form.serve} with --server-model"
         with contextlib.closing(Client(server)) as client:
             model = connect(client, given.server_model or manifest.model, takes, cure=cure)
-            with contextlib.closing(Offloader(model, form.privacy, rules)) as offloader:
+            with contextlib.closing(Offloader(model, form.privacy, rules, tell)) as offloader:
                 yield offloader
 
     return made

@@ -90,7 +90,9 @@ Look: TypeAlias = Callable[[Callable[[], Snapshot]], contextlib.AbstractContextM
 """Serves what the function gives for as long as the context lasts."""
 
 
-Offload: TypeAlias = Callable[[Manifest, Sequence[Rung]], contextlib.AbstractContextManager[Offloader]]
+Offload: TypeAlias = Callable[
+    [Manifest, Sequence[Rung], Callable[[Event], None]], contextlib.AbstractContextManager[Offloader]
+]
 """Makes the server's side for a bundle and its ladder, the best rung first."""
 
 
@@ -141,7 +143,9 @@ def play(
         notices = _Notices(stack.enter_context(watch(shown)))
         if log is not None:
             notices.log = stack.enter_context(Log(log, on_trouble=notices.trouble))
-        offloader = None if offload is None else stack.enter_context(offload(held.manifest, shown.ladder))
+        offloader = (
+            None if offload is None else stack.enter_context(offload(held.manifest, shown.ladder, notices))
+        )
         session = _Playing(order, held, found, shown, notices, stack, answered, offloader, sendable, root)
         if look is not None:
             stack.enter_context(look(session.snapshot))
@@ -231,6 +235,7 @@ class _Playing:
         self._quality = {r.id: r.quality for r in shown.ladder}
         self._steering = Steering(goal, shown.ladder, self._metrics, notices, time.monotonic)
         calls = _calls(order, found, slots, self._steering.setting.rung, notices)
+        self._steering.at_once = calls
         chain = Chain(
             found,
             open=functools.partial(open_candidate, calls=calls),

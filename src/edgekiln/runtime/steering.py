@@ -48,6 +48,8 @@ class Steering:
         self._calls: list[Call] = []
         self._overheads: deque[float] = deque(maxlen=OVERHEADS)
         self._busy_s, self._looked_s = 0.0, clock()
+        self.at_once = 1
+        """How many calls of the engine may run side by side."""
         self.setting: Setting = self._policies.setting
         metrics.setting(self.setting, self._rungs[self.setting.rung], "", clock())
 
@@ -72,7 +74,7 @@ class Steering:
         with self._lock:
             passed = health.at_s - self._looked_s
             if passed > 0:
-                share = min(1.0, self._busy_s / passed)
+                share = min(1.0, self._busy_s / (passed * self.at_once))
                 health = msgspec.structs.replace(health, busy_share=share)
                 self._busy_s, self._looked_s = 0.0, health.at_s
             if self._goal.mode != "fixed":
@@ -91,6 +93,7 @@ class Steering:
                 now_s=now,
                 calls=tuple(self._calls),
                 queued=queued,
+                at_once=self.at_once,
                 overhead_ms=_percentile(self._overheads, self._goal.percentile),
                 interval_ms=interval_ms,
                 health=self._health,

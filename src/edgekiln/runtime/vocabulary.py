@@ -174,12 +174,13 @@ class Observation(Record, frozen=True, kw_only=True):
     """All that a policy may know at ``now_s``. ``calls`` are those since the last decision, oldest first.
 
     ``queued`` frames wait; ``overhead_ms`` is what a frame costs beside the call (decode, preprocess, wait
-    for its turn), at the goal's percentile.
+    for its turn), at the goal's percentile. ``at_once`` calls of the engine may run side by side.
     """
 
     now_s: float
     calls: tuple[Call, ...] = ()
     queued: int = 0
+    at_once: int = 1
     overhead_ms: float = 0.0
     interval_ms: float | None = None
     health: Health | None = None

@@ -24,13 +24,14 @@ def kept_up(view: View, plans: Sequence[Plan]) -> Sequence[Plan]:
 
 def _thinned(view: View, plan: Plan, interval_ms: float, others: float | None) -> Plan:
     """The plan at its least ``every``. Calls a second times the time of a call are the share of the time that
-    one is under way, here or on the server: one call at a time. A server's time is not this machine's."""
+    one is under way, here or on the server, of as many as run at once. A server's time is not this
+    machine's."""
     now, setting, allowed = view.current, plan.setting, view.seen.allowance
     same, most = setting.rung == now.rung, max(1, view.goal.most_every)
     power = None
     for every in range(1, most + 1):
         each_ms = interval_ms * every
-        occupied = plan.call_ms / each_ms
+        occupied = plan.call_ms / (each_ms * view.seen.at_once)
         busy = 0.0 if plan.cloud else occupied
         if others is not None and plan.energy_mj is not None:
             power = others + plan.energy_mj / each_ms
