@@ -20,8 +20,9 @@ from edgekiln.errors import BadInput
 from edgekiln.runtime.events import read
 from edgekiln.runtime.loop import Order, play
 from edgekiln.runtime.vocabulary import Answer, Goal
+from fakes.guarded import eventually
 from fakes.runtime_bundle import Part, runtime_bundle
-from fakes.serving import served, serving
+from fakes.serving import Condition, chaos_proxy, served, serving
 
 
 class Onlooker:
@@ -267,3 +268,23 @@ def test_the_bundle_is_left_as_it_was(bundle, photos):
     before = Path(bundle).read_bytes()
     play(order(bundle, photos), Onlooker())
     assert Path(bundle).read_bytes() == before
+
+
+def test_a_link_that_goes_down_is_an_event_of_the_session(bundle, photos, tmp_path):
+    log = tmp_path / "events.jsonl"
+    with opened(bundle) as held:
+        artifact, folder = held.artifacts[0]
+        model = served(folder / artifact.entry)
+        with serving({held.manifest.model: model}) as running, chaos_proxy(running.server_address[:2]) as way:
+
+            def cut():
+                eventually(lambda: model.calls >= 5, 60.0)
+                way.set(Condition(fault="refuse"))
+
+            threading.Thread(target=cut).start()
+            more = ["--mode", "cloud", "--server", way.url, "--log", str(log), "--loop", "--duration", "8s"]
+            argv = ["run", str(bundle), "--input", str(photos), "--fps", "20", "--latency-ms", "500"]
+            assert main([*argv, "--json", *more]) == 0
+    told = [line.event for line in read(log).lines if line.event]
+    assert "link-down" in {e.kind for e in told}
+    assert "fallback" in {e.kind for e in told if e.what == "cloud"}
