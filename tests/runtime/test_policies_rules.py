@@ -138,7 +138,12 @@ def test_noise_makes_it_change_a_bounded_number_of_times_a_minute(factor, noise,
     assert 1 - run.in_time() <= 0.03 + 3 * unavoidable
 
 
+NO_TIME = [*[(0.0, 0.0, "a", 0, False)] * 4, (-3.0, 5e-324, "a", 2, True), (0.0, 1.0, "a", 2, True)]
+"""A call of two frames that took hardly a number: half of it is none."""
+
+
 @QUICK
+@example(NO_TIME, 0.0)
 @given(
     st.lists(
         st.tuples(

@@ -28,6 +28,7 @@ MEMORY_S = 3.0
 """How long the calls of a rung that is not in use still speak of it."""
 LOAD_VARIANCE, NOISE_VARIANCE = 0.04, 0.01
 TOLD_VARIANCE, GUESSED_VARIANCE, LEAST_VARIANCE = 0.09, 1.0, 4e-4
+LEAST_MS, MOST_MS = 1e-9, 1e12
 FAILED_TIMES = 2.0
 """A call that failed counts as one of so many deadlines."""
 
@@ -103,8 +104,9 @@ def priors(ladder: Sequence[Rung], goal: Goal) -> dict[str, Track]:
 
 
 def sound(ms: float | None) -> bool:
-    """Whether it is a time at all."""
-    return ms is not None and 0.0 < ms < math.inf
+    """Whether it is a time at all, and not one that a machine can't have taken: what is divided by it has to
+    stay a number."""
+    return ms is not None and LEAST_MS < ms < MOST_MS
 
 
 def shared_shift(tracks: Mapping[str, Track]) -> float:

@@ -285,7 +285,7 @@ def _shared(state: State, rung: str, frames: int, ms: float, at_s: float) -> tup
 def _spent(state: State, call: Call, frames: int, at_s: float, live: bool) -> State:
     """The energy of a frame, alone or, where the setting in use gathers, in a burst."""
     spent = call.energy_mj
-    if spent is None or not math.isfinite(spent) or spent <= 0 or frames > 1 or not call.ok:
+    if spent is None or not sound(spent) or frames > 1 or not call.ok:
         return state
     alone, burst = state.energy_mj.get(call.rung), state.setting.burst
     if live and burst > 1:
