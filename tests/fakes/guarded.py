@@ -99,7 +99,8 @@ def is_running(pid):
 def children():
     """The pids of this process's children, zombies included.
 
-    A thread that ends meanwhile hands its children to another one, perhaps to one already read: then all is read again.
+    A thread that ends meanwhile hands its children to another one, perhaps to one already read: then all is
+    read again.
     """
     while True:
         found = []
