@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -11,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fakes.warm import Warm
+
 SOURCE = Path(__file__).resolve().parents[2] / "src"
-TIME_LIMIT_S = 120
+TIME_LIMIT_S = 300
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,20 @@ class Done:
             assert word in said, f"{word!r} is not in: {said}"
 
 
-class Kiln:
-    """``kiln("build", ...)`` runs ``python -m edgekiln build ...`` in ``folder`` and waits for it."""
+@functools.cache
+def _warm() -> Warm:
+    return Warm(Kiln(Path(), Path()).environment())
 
-    def __init__(self, folder: Path, cache: Path) -> None:
-        self.folder, self.cache = folder, cache
+
+class Kiln:
+    """``kiln("build", ...)`` runs ``edgekiln build ...`` in ``folder``, in a process of its own, and waits.
+
+    ``cold`` starts that process anew, as a user does: ``python -m edgekiln``. Else it is a fork of one that
+    has imported the packages already, which is the same to the verb and a second quicker.
+    """
+
+    def __init__(self, folder: Path, cache: Path, cold: bool = False) -> None:
+        self.folder, self.cache, self.cold = folder, cache, cold
 
     def environment(self) -> dict[str, str]:
         """One thread for every pool, so that tests do not fight for cores."""
@@ -56,6 +68,9 @@ class Kiln:
         return [sys.executable, "-m", "edgekiln", *map(str, arguments)]
 
     def __call__(self, *arguments: object, before: Callable[[], None] | None = None) -> Done:
+        if before is None and not self.cold:
+            given = [str(a) for a in arguments]
+            return Done(*_warm().ask(given, self.folder, self.environment(), TIME_LIMIT_S))
         done = subprocess.run(
             self.command(*arguments),
             cwd=self.folder,
