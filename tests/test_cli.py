@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -197,27 +198,8 @@ def test_answers_fit_the_terminal_and_break_no_device_name(
 
 def _on_terminal(kiln: Kiln, columns: int, verb: tuple[object, ...]) -> str:
     """What a verb shows on a pseudo-terminal of that width, without colours."""
-    import os
-    import pty
-    import re
-
-    leader, follower = pty.openpty()
-    environment = {**kiln.environment(), "COLUMNS": str(columns), "LINES": "50", "TERM": "xterm"}
-    child = subprocess.Popen(
-        kiln.command(*verb), cwd=kiln.folder, env=environment, stdout=follower, stderr=follower
-    )
-    os.close(follower)
-    shown = b""
-    while True:
-        try:
-            chunk = os.read(leader, 1 << 16)
-        except OSError:  # the child closed its end
-            break
-        if not chunk:
-            break
-        shown += chunk
-    os.close(leader)
-    assert child.wait(timeout=30) == 0
+    code, shown = kiln.on_terminal(*verb, COLUMNS=str(columns), LINES="50", TERM="xterm")
+    assert code == 0
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode()).replace("\r", "")
 
 

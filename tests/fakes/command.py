@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import json
 import os
+import pty
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +85,23 @@ class Kiln:
         )
         return Done(done.returncode, done.stdout, done.stderr)
 
+    def on_terminal(self, *arguments: object, **environment: str) -> tuple[int, bytes]:
+        """Exit code, and all that it shows on a pseudo-terminal that is both of its streams."""
+        leader, follower = pty.openpty()
+        shown: list[bytes] = []
+        reader = threading.Thread(target=lambda: shown.extend(_until_closed(leader)))
+        reader.start()
+        terminal = Path(os.ttyname(follower))
+        try:
+            given = [str(a) for a in arguments]
+            told = {**self.environment(), **environment}
+            code = _warm().tell(given, self.folder, told, (terminal, terminal), TIME_LIMIT_S)
+        finally:
+            os.close(follower)
+            reader.join()
+            os.close(leader)
+        return code, b"".join(shown)
+
     def start(self, *arguments: object) -> subprocess.Popen[str]:
         """The process under way, in a process group of its own, as a shell starts it."""
         return subprocess.Popen(
@@ -94,6 +113,18 @@ class Kiln:
             text=True,
             process_group=0,
         )
+
+
+def _until_closed(leader: int) -> Iterator[bytes]:
+    """What is written to the other side, until nobody holds that open any more."""
+    while True:
+        try:
+            chunk = os.read(leader, 1 << 16)
+        except OSError:
+            return
+        if not chunk:
+            return
+        yield chunk
 
 
 def contents(folder: Path) -> dict[str, bytes]:

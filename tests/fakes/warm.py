@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 IMPORTS = (
@@ -41,18 +42,34 @@ class Warm:
         self, arguments: list[str], folder: Path, environment: dict[str, str], limit_s: float
     ) -> tuple[int, str, str]:
         """Exit code, standard output and error of ``edgekiln *arguments``; killed after ``limit_s``."""
+        with tempfile.TemporaryDirectory() as aside:
+            streams = [Path(aside, "out"), Path(aside, "err")]
+            for stream in streams:
+                stream.touch()
+            code = self.tell(arguments, folder, environment, streams, limit_s)
+            out, err = (stream.read_text(encoding="utf-8") for stream in streams)
+        return code, out, err
+
+    def tell(
+        self,
+        arguments: list[str],
+        folder: Path,
+        environment: dict[str, str],
+        streams: Sequence[Path],
+        limit_s: float,
+    ) -> int:
+        """The same into two files or terminals that are there: the exit code."""
         asked, told = self._waiting.stdin, self._waiting.stdout
         assert asked is not None
         assert told is not None
-        with tempfile.TemporaryDirectory() as aside:
-            print(json.dumps([arguments, str(folder), environment, aside]), file=asked, flush=True)
-            child = int(told.readline())
-            late = threading.Timer(limit_s, os.kill, (child, signal.SIGKILL))
-            late.start()
-            code = int(told.readline())
-            late.cancel()
-            out, err = (Path(aside, name).read_text(encoding="utf-8") for name in ("out", "err"))
-        return code, out, err
+        order = [arguments, str(folder), environment, [str(stream) for stream in streams]]
+        print(json.dumps(order), file=asked, flush=True)
+        child = int(told.readline())
+        late = threading.Timer(limit_s, os.kill, (child, signal.SIGKILL))
+        late.start()
+        code = int(told.readline())
+        late.cancel()
+        return code
 
 
 def serve() -> None:
@@ -72,10 +89,9 @@ def serve() -> None:
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), file=answer)
     else:
         return
-    arguments, folder, environment, aside = json.loads(line)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    streams = [os.open(Path(aside, name), os.O_WRONLY | os.O_CREAT) for name in ("out", "err")]
-    for number, stream in enumerate((nothing, *streams)):
+    arguments, folder, environment, streams = json.loads(line)
+    for number, path in enumerate((os.devnull, *streams)):
+        stream = os.open(path, os.O_WRONLY | os.O_NOCTTY if number else os.O_RDONLY)
         os.dup2(stream, number)
         os.close(stream)
     os.chdir(folder)
