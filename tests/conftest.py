@@ -35,8 +35,14 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def kiln(tmp_path: Path, shared_cache: Path) -> Kiln:
-    """The command line as a subprocess, working in ``tmp_path``, with the shared cache."""
+    """The command line in a process of its own, working in ``tmp_path``, with the shared cache."""
     return Kiln(tmp_path, shared_cache)
+
+
+@pytest.fixture
+def cold_kiln(tmp_path: Path, shared_cache: Path) -> Kiln:
+    """The same, started anew each time as a user does: what is imported, and when, is the verb's own."""
+    return Kiln(tmp_path, shared_cache, cold=True)
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ rule a file that breaks it.
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -128,12 +129,18 @@ def rooms_that_import_each_other(imports: dict[str, set[str]]) -> list[tuple[str
     return sorted((a, b) for a, b in edges if a < b and (b, a) in edges)
 
 
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+@functools.cache
 def all_imports() -> dict[str, set[str]]:
+    """What each module imports; not to be changed, it is read once for all tests."""
     found = {}
     for path in PACKAGE.rglob("*.py"):
         module = module_name(path)
-        tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
-        found[module] = set(imported_modules(tree, module, path.name == "__init__.py", MODULES))
+        found[module] = set(imported_modules(parsed(path), module, path.name == "__init__.py", MODULES))
     return found
 
 
@@ -235,9 +242,7 @@ def test_the_imports_of_this_package_are_seen_at_all() -> None:
 @pytest.mark.parametrize("rule", RULES)
 def test_every_file(rule: str) -> None:
     broken = [
-        f"{path.relative_to(ROOT)}:{line}"
-        for path in python_files()
-        for line in RULES[rule](ast.parse(path.read_text(encoding="utf-8"), str(path)))
+        f"{path.relative_to(ROOT)}:{line}" for path in python_files() for line in RULES[rule](parsed(path))
     ]
     assert broken == [], f"a file that breaks the rule '{rule}'"
 

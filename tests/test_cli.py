@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,49 +27,49 @@ def spoken(kiln: Kiln, *arguments: object) -> Any:
     return done.json
 
 
-def test_inspect_answers_in_json(kiln: Kiln, digit_files: Path) -> None:
-    found = spoken(kiln, "inspect", digit_files / "digits.onnx", "--no-targets")
+def test_inspect_answers_in_json(cold_kiln: Kiln, digit_files: Path) -> None:
+    found = spoken(cold_kiln, "inspect", digit_files / "digits.onnx", "--no-targets")
     assert found["model"]["task"] == "classification"
     assert found["cost"]["parameters"] == 9978
     assert found["words"] == []
 
 
-def test_devices_answers_in_json(kiln: Kiln) -> None:
-    names = [device["name"] for device in spoken(kiln, "devices")]
+def test_devices_answers_in_json(cold_kiln: Kiln) -> None:
+    names = [device["name"] for device in spoken(cold_kiln, "devices")]
     assert {"host", "jetson-orin-nano-8gb", "raspberry-pi-5", "browser"} <= set(names)
-    one = spoken(kiln, "devices", "jetson-orin-nano-8gb")
+    one = spoken(cold_kiln, "devices", "jetson-orin-nano-8gb")
     assert one["name"] == "jetson-orin-nano-8gb"
     for figure in one["figures"].values():
         assert (figure["value"] is None) == bool(figure.get("reason")), figure
         assert figure["value"] is None or figure["source"]
 
 
-def test_doctor_answers_in_json(kiln: Kiln) -> None:
-    found = spoken(kiln, "doctor")
+def test_doctor_answers_in_json(cold_kiln: Kiln) -> None:
+    found = spoken(cold_kiln, "doctor")
     assert {a["subject"] for a in found["abilities"]} >= {"onnxruntime", "openvino", "tensorrt", "PyTorch"}
 
 
-def test_verify_answers_in_json(kiln: Kiln, host_bundle: Path) -> None:
-    found = spoken(kiln, "verify", host_bundle)
+def test_verify_answers_in_json(cold_kiln: Kiln, host_bundle: Path) -> None:
+    found = spoken(cold_kiln, "verify", host_bundle)
     assert (found["device"], found["golden"], found["signed"]) == ("host", True, False)
 
 
-def test_run_answers_in_json(kiln: Kiln, host_bundle: Path, digit_files: Path) -> None:
-    found = spoken(kiln, "run", host_bundle, digit_files / "data" / "1500.png", "none.png")
+def test_run_answers_in_json(cold_kiln: Kiln, host_bundle: Path, digit_files: Path) -> None:
+    found = spoken(cold_kiln, "run", host_bundle, digit_files / "data" / "1500.png", "none.png")
     assert len(found["predictions"][0]["guesses"]) == 5
     assert [r["path"] for r in found["rejected"]] == ["none.png"]
 
 
-def test_bench_answers_in_json(kiln: Kiln, host_bundle: Path) -> None:
-    found = spoken(kiln, "bench", host_bundle, "--samples", "10", "--threads", "1")
+def test_bench_answers_in_json(cold_kiln: Kiln, host_bundle: Path) -> None:
+    found = spoken(cold_kiln, "bench", host_bundle, "--samples", "10", "--threads", "1")
     assert found["a_percentiles"]["n"] >= 10
     assert found["b"] is None
 
 
 def test_build_answers_with_the_decision_in_json_and_progress_on_stderr(
-    kiln: Kiln, digit_files: Path, digit_build: Path
+    kiln: Kiln, cold_kiln: Kiln, digit_files: Path, digit_build: Path
 ) -> None:
-    done = kiln(*digits.build_arguments(digit_files), "--out", "out", "--json")
+    done = cold_kiln(*digits.build_arguments(digit_files), "--out", "out", "--json")
     assert done.code == 0
     assert done.json == json.loads((digit_build / "decision.json").read_text())
     assert "optimise the graph" in done.stderr
@@ -97,8 +98,8 @@ def test_an_error_is_json_too_and_three_lines_on_stderr(kiln: Kiln, arguments: t
     assert plain.stdout == ""
 
 
-def test_debug_shows_the_traceback(kiln: Kiln) -> None:
-    done = kiln("verify", "none.edgekiln", "--debug")
+def test_debug_shows_the_traceback(cold_kiln: Kiln) -> None:
+    done = cold_kiln("verify", "none.edgekiln", "--debug")
     assert done.code != 0
     assert "Traceback" in done.stderr
     assert "BadInput" in done.stderr
@@ -198,27 +199,8 @@ def test_answers_fit_the_terminal_and_break_no_device_name(
 
 def _on_terminal(kiln: Kiln, columns: int, verb: tuple[object, ...]) -> str:
     """What a verb shows on a pseudo-terminal of that width, without colours."""
-    import os
-    import pty
-    import re
-
-    leader, follower = pty.openpty()
-    environment = {**kiln.environment(), "COLUMNS": str(columns), "LINES": "50", "TERM": "xterm"}
-    child = subprocess.Popen(
-        kiln.command(*verb), cwd=kiln.folder, env=environment, stdout=follower, stderr=follower
-    )
-    os.close(follower)
-    shown = b""
-    while True:
-        try:
-            chunk = os.read(leader, 1 << 16)
-        except OSError:  # the child closed its end
-            break
-        if not chunk:
-            break
-        shown += chunk
-    os.close(leader)
-    assert child.wait(timeout=30) == 0
+    code, shown = kiln.on_terminal(*verb, COLUMNS=str(columns), LINES="50", TERM="xterm")
+    assert code == 0
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode()).replace("\r", "")
 
 

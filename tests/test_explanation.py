@@ -35,9 +35,9 @@ def test_the_terminal_shows_the_worst_layers_first(kiln: Kiln, digit_build: Path
     assert "no layers to show: nothing in it is quantised" in done.stdout
 
 
-def test_a_bundle_is_explained_and_json_holds_the_same(kiln: Kiln, digit_build: Path) -> None:
+def test_a_bundle_is_explained_and_json_holds_the_same(cold_kiln: Kiln, digit_build: Path) -> None:
     bundle = digit_build / "bundles" / "host.edgekiln"
-    done = kiln("explain", str(bundle), "--json")
+    done = cold_kiln("explain", str(bundle), "--json")
     assert done.code == 0, done.stderr
     (told,) = json.loads(done.stdout)
     assert told["artifact"] == explain(bundle)[0].artifact

@@ -53,7 +53,7 @@ class Killable(Kiln):
     def stop(self, after: str, how: signal.Signals, delay: float = 0.05) -> tuple[int, str]:
         """Send ``how`` to the group once the line of step ``after`` appeared: exit code and stderr.
 
-        The delay lets the next step begin; without a line it lets the interpreter start.
+        The delay lets the next step begin; without a line the verb's packages are being loaded.
         """
         child = self.start(*self.arguments)
         said = ""
@@ -62,7 +62,10 @@ class Killable(Kiln):
             said += line
             if line.rstrip().endswith(after):
                 break
-        time.sleep(delay if after else 0.4)
+        if after:
+            time.sleep(delay)
+        else:
+            _until_it_loads_numpy(child.pid)
         os.killpg(child.pid, how)
         _, rest = child.communicate(timeout=60)
         return child.returncode, said + rest
@@ -86,6 +89,13 @@ class Killable(Kiln):
         while (found := list(_processes(f"TMPDIR={self.scratch}"))) and time.monotonic() < deadline:
             time.sleep(0.05)
         return found
+
+
+def _until_it_loads_numpy(pid: int) -> None:
+    """Before any package of its verb, edgekiln takes the key in hand."""
+    deadline = time.monotonic() + 60
+    while "numpy" not in Path(f"/proc/{pid}/maps").read_text() and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def _processes(marker: str) -> Iterator[str]:

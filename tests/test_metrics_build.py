@@ -112,6 +112,12 @@ def built(given: Job, tmp_path: Path) -> Build:
     return msgspec.json.decode((tmp_path / given.out / "evidence.json").read_bytes(), type=Build)
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Models, data and a cache for the builds that change none of them."""
+    return tmp_path_factory.mktemp("metrics")
+
+
 def chosen(build: Build):
     (choice,) = build.decision.choices
     return next(p for p in build.proofs if p.artifact.id == choice.artifact_id), choice
@@ -124,8 +130,8 @@ def chosen(build: Build):
         ("segmentation", {"labels": "masks"}, "miou", "mIoU"),
     ],
 )
-def test_the_choice_is_made_on_the_tasks_own_metric(tmp_path, task, metric, figure, title):
-    build = built(job(tmp_path, task, **metric), tmp_path)
+def test_the_choice_is_made_on_the_tasks_own_metric(folder, task, metric, figure, title):
+    build = built(job(folder, task, **metric), folder)
     proof, choice = chosen(build)
     assert proof.value(f"{figure}_float") == pytest.approx(1)
     assert proof.value("metric_drop") <= 0.02
@@ -133,7 +139,7 @@ def test_the_choice_is_made_on_the_tasks_own_metric(tmp_path, task, metric, figu
     # Twelve pictures can't prove two points, and the build says so.
     assert "accuracy_drop" in choice.unproven
     assert any(f"on the {title} drop" in w for w in build.warnings)
-    report = (tmp_path / f"out-{task}-True" / "report.html").read_text(encoding="utf-8")
+    report = (folder / f"out-{task}-True" / "report.html").read_text(encoding="utf-8")
     assert f"{title} drop" in report
     assert "Accuracy drop" not in report
 
@@ -155,8 +161,8 @@ def test_an_artifact_that_loses_more_than_the_bound_is_out_for_that_by_the_metri
 
 
 @pytest.mark.parametrize(("task", "metric"), [("detection", {"decoder": "yolo"}), ("segmentation", {})])
-def test_without_labels_the_agreement_is_bounded(tmp_path, task, metric):
-    build = built(job(tmp_path, task, labelled=False, **metric), tmp_path)
+def test_without_labels_the_agreement_is_bounded(folder, task, metric):
+    build = built(job(folder, task, labelled=False, **metric), folder)
     proof, choice = chosen(build)
     assert proof.value("agreement") >= 0.98
     assert proof.value("metric_drop") is None

@@ -29,8 +29,10 @@ def artifact(target: str, recipe: str) -> Artifact:
     )
 
 
-def test_predict_answers_in_json_and_says_that_nothing_was_measured(kiln: Kiln, digit_files: Path) -> None:
-    done = kiln("predict", digit_files / "digits.onnx", "--device", "galaxy-s24", "--json")
+def test_predict_answers_in_json_and_says_that_nothing_was_measured(
+    cold_kiln: Kiln, digit_files: Path
+) -> None:
+    done = cold_kiln("predict", digit_files / "digits.onnx", "--device", "galaxy-s24", "--json")
     assert done.code == 0, (done.stdout, done.stderr)
     rows = done.json["rows"]
     assert {r["target"] for r in rows} >= {"qnn", "litert", "onnxruntime"}
@@ -74,10 +76,12 @@ def test_a_wrong_word_is_refused_with_its_cure(
     assert "cure" in done.stderr
 
 
-def test_your_own_figure_teaches_a_device(kiln: Kiln, digit_files: Path, tmp_path: Path) -> None:
+def test_your_own_figure_teaches_a_device(
+    kiln: Kiln, cold_kiln: Kiln, digit_files: Path, tmp_path: Path
+) -> None:
     model, out = digit_files / "digits.onnx", tmp_path / "own.json"
     order = ["--target", "tensorrt", "--precision", "fp16", "--out", out]
-    done = kiln("calibrate-device", "jetson-orin-nx-16gb", *order, "--anchor", f"{model}=2.5")
+    done = cold_kiln("calibrate-device", "jetson-orin-nx-16gb", *order, "--anchor", f"{model}=2.5")
     assert done.code == 0, done.stderr
     assert json.loads(out.read_text())["anchors"] == {"digits.onnx": 2.5}
     told = kiln("predict", model, "--device", "jetson-orin-nx-16gb", "--measured", out, "--json").json["rows"]

@@ -7,6 +7,7 @@ and its report says why. onnxslim and onnxsim both try the same work; the better
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from collections import Counter
@@ -17,13 +18,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekiln.compile.simplify import TOOLS, simplified
+from edgekiln.compile.simplify import TOOLS, simplified, simplifying
 from edgekiln.engines import Arrays
 from edgekiln.errors import BadInput
 from edgekiln.model.onnx_file import all_nodes
 from edgekiln.records import Outcome, PassReport
 
 MIN_OPSET = 17  # per-channel DequantizeLinear needs 13, LayerNormalization 17
+AT_ONCE_BYTES = 200_000_000
 PARITY = 1e-3  # largest error that a pass may bring, as a share of the output's largest magnitude
 
 
@@ -59,10 +61,7 @@ def optimise(
     known = [Known(probe, expected), *(_at_size(model, other, source.name) for other in others)]
     model, report = _checked("opset-upgrade", _upgrade_opset, model, known)
     reports.append(report)
-    tried = [
-        _checked(f"simplify-{tool}", functools.partial(simplified, tool), model, known) for tool in TOOLS
-    ]
-    model, both = _better(model, tried)
+    model, both = _better(model, _simplified(model, known))
     reports += both
     reports.append(_runtime_fusion(model))
     model = onnx.shape_inference.infer_shapes(model)
@@ -206,6 +205,20 @@ def _checked(
         note=f"{note}; {_told(before, after)}" if kept else note,
     )
     return (changed if kept else model), report
+
+
+def _simplified(model: Any, known: Sequence[Known]) -> list[tuple[Any, PassReport]]:
+    """The graph of each tool. Both work at once, because half of either's time is its start; not on a large
+    graph, which takes several times its size in memory."""
+    if model.ByteSize() > AT_ONCE_BYTES:
+        return [_checked(f"simplify-{t}", functools.partial(simplified, t), model, known) for t in TOOLS]
+    with contextlib.ExitStack() as running:
+        made = [(tool, running.enter_context(simplifying(tool, model))) for tool in TOOLS]
+        return [_checked(f"simplify-{t}", _waiting(wait), model, known) for t, wait in made]
+
+
+def _waiting(wait: Callable[[], tuple[Any, str]]) -> Callable[[Any], tuple[Any, str]]:
+    return lambda _model: wait()
 
 
 def _better(model: Any, tried: list[tuple[Any, PassReport]]) -> tuple[Any, list[PassReport]]:

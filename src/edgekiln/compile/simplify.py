@@ -6,11 +6,15 @@ onnxsim takes 250 MB at its peak and never gives them back; a native crash would
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.metadata
+import importlib.util
 import io
 import subprocess
 import sys
 import tempfile
+import types
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,30 +30,49 @@ def simplified(tool: str, model: Any, threads: int = 2) -> tuple[Any, str]:
 
     Raises ConversionFailed where it refuses the graph, crashes or does not end in ``SECONDS``.
     """
+    with simplifying(tool, model, threads) as made:
+        return made()
+
+
+@contextlib.contextmanager
+def simplifying(tool: str, model: Any, threads: int = 2) -> Iterator[Callable[[], tuple[Any, str]]]:
+    """``tool`` at work on ``model`` meanwhile; the call waits for what ``simplified`` gives, or raises it.
+
+    At the end of the block its process has ended, whether it was waited for or not.
+    """
+    with tempfile.TemporaryDirectory(prefix="edgekiln-simplify-") as scratch:
+        source, into, said = Path(scratch) / "from.onnx", Path(scratch) / "into.onnx", Path(scratch) / "said"
+        _save(model, source)
+        with said.open("wb") as errors:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "edgekiln.compile.simplify", tool, str(source), str(into)],
+                env=worker_environment(threads),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                start_new_session=True,
+            )
+        try:
+            yield lambda: _result(tool, child, into, said)
+        finally:
+            child.kill()
+            child.wait()
+
+
+def _result(tool: str, child: subprocess.Popen[bytes], into: Path, said: Path) -> tuple[Any, str]:
     import onnx
 
     doing, cure = f"simplifying with {tool}", "Go on without"
-    with tempfile.TemporaryDirectory(prefix="edgekiln-simplify-") as scratch:
-        source, into = Path(scratch) / "from.onnx", Path(scratch) / "into.onnx"
-        _save(model, source)
-        command = [sys.executable, "-m", "edgekiln.compile.simplify", tool, str(source), str(into)]
-        try:
-            done = subprocess.run(
-                command,
-                env=worker_environment(threads),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=SECONDS,
-                start_new_session=True,
-            )
-        except subprocess.TimeoutExpired:
-            why = f"it did not end in {SECONDS:.0f} s"
-            raise ConversionFailed(doing, "the graph", why, cure) from None
-        if done.returncode != 0 or not into.is_file():
-            words = done.stderr.decode(errors="replace").strip().splitlines()
-            why = words[-1][:300] if words else f"its process ended with code {done.returncode}"
-            raise ConversionFailed(doing, "the graph", why, cure)
-        return onnx.load(into), f"{tool} {importlib.metadata.version(tool)}"
+    try:
+        code = child.wait(SECONDS)
+    except subprocess.TimeoutExpired:
+        why = f"it did not end in {SECONDS:.0f} s"
+        raise ConversionFailed(doing, "the graph", why, cure) from None
+    if code != 0 or not into.is_file():
+        words = said.read_text(errors="replace").strip().splitlines()
+        why = words[-1][:300] if words else f"its process ended with code {code}"
+        raise ConversionFailed(doing, "the graph", why, cure)
+    return onnx.load(into), f"{tool} {importlib.metadata.version(tool)}"
 
 
 def _save(model: Any, path: Path) -> None:
@@ -91,12 +114,27 @@ def _onnxslim(model: Any) -> Any:
 def _onnxsim(model: Any) -> Any:
     # onnxsim loads torch where it finds it, for parts that are not used here: 130 MB and two seconds.
     sys.modules["torch"] = None  # type: ignore[assignment]
-    import onnxsim
-
-    simple, ok = onnxsim.simplify(model)
+    simple, ok = _module_of_onnxsim().simplify(model)
     if not ok:
         raise ValueError("its own check failed")
     return simple
+
+
+def _module_of_onnxsim() -> Any:
+    """The one module that simplifies: the package's ``__init__`` imports some hundred others, for a second.
+
+    The whole package where a version has no such module, or its module needs the others.
+    """
+    found = importlib.util.find_spec("onnxsim")
+    if found is not None:
+        bare = types.ModuleType("onnxsim")
+        bare.__path__ = list(found.submodule_search_locations or ())
+        sys.modules["onnxsim"] = bare
+        with contextlib.suppress(ImportError, AttributeError):
+            return importlib.import_module("onnxsim.onnx_simplifier")
+        for name in [n for n in sys.modules if n.partition(".")[0] == "onnxsim"]:
+            del sys.modules[name]
+    return importlib.import_module("onnxsim")
 
 
 if __name__ == "__main__":
