@@ -3,8 +3,8 @@
 A rung's *base* is the logarithm of its typical time on this machine; the *load* is the logarithm of how much
 slower than its base the rung in use is at the moment. What one rung shows of the load shifts the estimate of
 all others. Bases start at the bundle's evidence, moved by what the tried rungs showed of this machine, and
-are learned by a scalar Kalman filter per rung (the load's jumps count as noise of the measurement). The
-estimate at a percentile is an order statistic of the rung's own latest calls: it rises with the second slow
+are learned by a scalar Kalman filter per rung (the load's jumps count as noise of the measurement, and a call
+that is slower than evidence and load explain is the likelier a stall, the slower it is). The estimate at a percentile is an order statistic of the rung's own latest calls: it rises with the second slow
 call and falls when those have left the window.
 """
 
@@ -146,8 +146,12 @@ def learned(
     known, shift, latest = base(track, shared), 0.0, [0.0]
     for at_s, ms in calls:
         first = math.isnan(load)
-        gain = 1.0 if first else variance / (variance + LOAD_VARIANCE + NOISE_VARIANCE)
-        known += gain * (math.log(ms) - known - (0.0 if first else load))
+        surprise = math.log(ms) - known - (0.0 if first else load)
+        noise = LOAD_VARIANCE + NOISE_VARIANCE
+        if track.told and surprise > 0:  # the slower, the likelier a stall, which says nothing of the rung
+            noise += surprise * surprise
+        gain = 1.0 if first else variance / (variance + noise)
+        known += gain * surprise
         variance = max(LEAST_VARIANCE, (1 - gain) * variance, NOISE_VARIANCE if first else 0.0)
         if len(samples) == WINDOW:  # kept in order, for to sort them all would take most of a decision
             del ordered[bisect_left(ordered, samples.pop(0))]

@@ -34,6 +34,8 @@ ALIKE = 1.01
 UNSURE_TIMES = 2.0
 EXPLORE_S = 20.0
 """After so long in one setting a live frame is risked on a rung that was never timed here."""
+OFTEN = 0.1
+"""Where no setting keeps all bounds: a rung of which no larger share is late is kept."""
 LOW_BATTERY = 0.2
 NEAR_BEST = 0.05
 
@@ -74,7 +76,7 @@ def choose(state: State, view: View, plans: Sequence[Plan]) -> Choice:
         return _leave(view, plans, None, f"{view.current.rung} can't be had any more")
     broken = _broken(view, here)
     if broken:
-        return _leave(view, plans, here, broken)
+        return _leave(view, plans, here, broken, often_late(state, view))
     here = replace(here, setting=view.current)  # the plan may answer more frames than it
     if may_duck(state, view.seen) and (duck := _duck(view, plans, here)) is not None:
         return duck
@@ -109,7 +111,7 @@ def _nth(every: int) -> str:
 # ---------------------------------------------------------------- down
 
 
-def _leave(view: View, plans: Sequence[Plan], here: Plan | None, why: str) -> Choice:
+def _leave(view: View, plans: Sequence[Plan], here: Plan | None, why: str, often: bool = True) -> Choice:
     """The best plan that keeps all bounds by a careful guess; else the least bad one, told as such."""
     allowed = [p for p in plans if not p.forbidden]
     if here is not None and not here.forbidden:
@@ -120,17 +122,24 @@ def _leave(view: View, plans: Sequence[Plan], here: Plan | None, why: str) -> Ch
     hopeful = [p for p in allowed if not p.late]
     if hopeful:
         return Choice(move="leave", plan=min(hopeful, key=lambda p: p.worst_ms), why=why)
-    unknown = [p for p in plans if not p.tried and not p.cloud and (p.guessed or _near(p, here))]
+    cheapest_ms = min((p.base_ms for p in plans if p.tried and not p.cloud), default=math.inf)
+    unknown = [p for p in plans if not p.tried and not p.cloud and (p.guessed or p.base_ms < cheapest_ms)]
     if unknown:
         first = min(unknown, key=_hunger)
         why = f"no rung that was ever timed here keeps all bounds, so {first.setting.rung} is tried: {why}"
         return Choice(move="leave", plan=first, why=why, meets=False)
-    pool = allowed or list(plans)
-    least = min(pool, key=_badness if allowed else _hunger)
-    if here is not None and bool(here.forbidden) == bool(least.forbidden) and not _much_less(least, here):
+    least = _least_bad(allowed, here, often) if allowed else min(plans, key=_hunger)
+    if here is not None and least.forbidden and not _much_hungrier(here, least):
         least = here
     why = f"no setting keeps all bounds; {least.setting.rung} is the least bad: {why}"
     return Choice(move="leave", plan=least, why=why, meets=False)
+
+
+def often_late(state: State, view: View) -> bool:
+    """Whether more of the latest calls of the rung in use were late than a stall now and then explains."""
+    latest = state.tracks[view.current.rung].samples[-FEW:]
+    allowed_ms = view.goal.deadline_ms - view.seen.overhead_ms
+    return sum(ms > allowed_ms for ms in latest) > OFTEN * FEW
 
 
 def _lighter(plan: Plan, here: Plan) -> bool:
@@ -149,9 +158,14 @@ def _duck(view: View, plans: Sequence[Plan], here: Plan) -> Choice | None:
     return Choice(move="leave", plan=best(view, sure), why=why) if sure else None
 
 
-def _near(plan: Plan, here: Plan | None) -> bool:
-    """Whether a rung that was never timed here may, for all that is known, take less than the one in use."""
-    return here is None or plan.call_ms <= UNSURE_TIMES * here.call_ms
+def _least_bad(pool: Sequence[Plan], here: Plan | None, often: bool) -> Plan:
+    """Where every plan is late: the one in use, as long as few of its calls are, for stalls befall each; else
+    the least of what is to compute, which has the most calls in time whatever the load; or a server."""
+    edge = sorted((p for p in pool if not p.cloud), key=lambda p: (p.base_ms, -p.quality))[:1]
+    if here is not None and not here.forbidden and not here.cloud:
+        less = any(p.base_ms < NEAR_BAD * here.base_ms or p.setting.every > here.setting.every for p in edge)
+        edge = edge if often and less else [here]
+    return min([*edge, *(p for p in pool if p.cloud)], key=_badness)
 
 
 def _badness(plan: Plan) -> tuple[float, float]:
@@ -162,10 +176,8 @@ def _hunger(plan: Plan) -> tuple[float, float]:
     return (plan.busy_share or 0.0, plan.latency_ms)
 
 
-def _much_less(one: Plan, other: Plan) -> bool:
-    if one.forbidden:
-        return (one.busy_share or 0.0) < NEAR_BAD * (other.busy_share or 0.0)
-    return one.latency_ms < NEAR_BAD * other.latency_ms or one.setting.every > other.setting.every
+def _much_hungrier(one: Plan, other: Plan) -> bool:
+    return (other.busy_share or 0.0) < NEAR_BAD * (one.busy_share or 0.0)
 
 
 # ---------------------------------------------------------------- up
