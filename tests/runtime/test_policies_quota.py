@@ -1,4 +1,4 @@
-"""The policies under a CPU quota and beside rivals, in virtual time: loads that stall calls, not that slow them.
+"""The policies under a CPU quota and beside rivals, in virtual time: loads that stall calls, not slow them.
 
 A quota lets a process compute for its share of each 100 ms and then stops it until the next; a rival takes
 turns of 3 ms. Rungs are first timed under such loads, which must not make a cheap rung look dear.

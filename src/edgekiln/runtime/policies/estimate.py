@@ -4,8 +4,9 @@ A rung's *base* is the logarithm of its typical time on this machine; the *load*
 slower than its base the rung in use is at the moment. What one rung shows of the load shifts the estimate of
 all others. Bases start at the bundle's evidence, moved by what the tried rungs showed of this machine, and
 are learned by a scalar Kalman filter per rung (the load's jumps count as noise of the measurement, and a call
-that is slower than evidence and load explain is the likelier a stall, the slower it is). The estimate at a percentile is an order statistic of the rung's own latest calls: it rises with the second slow
-call and falls when those have left the window.
+that is slower than evidence and load explain is the likelier a stall, the slower it is). The estimate at a
+percentile is an order statistic of the rung's own latest calls: it rises with the second slow call and falls
+when those have left the window.
 """
 
 from __future__ import annotations
