@@ -21,6 +21,7 @@ from edgekiln.compile.finetune.simulate import prepared
 from edgekiln.compile.finetune.worker import WEIGHTS, fine_tune, supervise
 from edgekiln.compile.make import plan
 from edgekiln.compile.recipes import recipe
+from edgekiln.compile.targets import dialect
 from edgekiln.devices import load as device
 from edgekiln.errors import BadInput, ConversionFailed, EdgekilnError
 from edgekiln.finetuning import training
@@ -74,8 +75,9 @@ def figure(built: dict[str, Any], name: str, what: str) -> float:
 
 
 def test_fine_tuning_wins_back_what_plain_int8_loses(built: dict[str, Any]) -> None:
-    assert figure(built, "int8-static-minmax", "accuracy_drop") > 0.2
-    assert figure(built, "int8-static-minmax+qat", "accuracy_drop") < 0.2
+    plain, tuned = (figure(built, name, "accuracy_drop") for name in RECIPES[1:3])
+    assert plain > 0.2
+    assert tuned < plain - 0.1
     better, plain = (figure(built, name, "agreement") for name in RECIPES[2:0:-1])
     assert better > plain + 0.1
 
@@ -121,7 +123,9 @@ def order(built: dict[str, Any], job: Path, tmp_path_factory: pytest.TempPathFac
     made = take_in(read, job.parent / "cache")
     found = training(read, made.model)
     assert isinstance(found, Training)
-    return Train(training=found, graph=str(made.graph), most=127, into=str(tmp_path_factory.mktemp("into")))
+    narrow = dialect("onnxruntime", RECIPES[2], device("host")).endswith("7bit")  # a host without VNNI
+    most = 63 if narrow else 127
+    return Train(training=found, graph=str(made.graph), most=most, into=str(tmp_path_factory.mktemp("into")))
 
 
 def test_another_process_finds_the_same_weights(order: Train, job: Path) -> None:

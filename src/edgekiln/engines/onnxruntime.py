@@ -189,6 +189,7 @@ def settings(artifact: Artifact, threads: int) -> Settings:
         "session.intra_op.allow_spinning": switch(artifact, "spinning", False),
         "session.disable_prepacking": not switch(artifact, "prepacking", True),
         "session.set_denormal_as_zero": switch(artifact, "denormal_as_zero", False),
+        "session.x64quantprecision": not _seven_bits(artifact),
     }
     return Settings(
         threads=thread_count(artifact, threads),
@@ -199,6 +200,12 @@ def settings(artifact: Artifact, threads: int) -> Settings:
         entries={key: "1" if on else "0" for key, on in entries.items()},
         arithmetic=str(artifact.options.get("arithmetic", "")),
     )
+
+
+def _seven_bits(artifact: Artifact) -> bool:
+    """Whether products of its weights fit into 16 bits where the CPU has no VNNI (``targets.dialect``). All
+    others have to be computed by ONNX Runtime's slower way there, or they saturate."""
+    return artifact.target == "onnxruntime" and artifact.recipe.startswith(("int8-static", "int8-mixed"))
 
 
 def session_options(artifact: Artifact, threads: int) -> Any:
