@@ -210,11 +210,12 @@ def _checked(
 def _simplified(model: Any, known: Sequence[Known]) -> list[tuple[Any, PassReport]]:
     """The graph of each tool. Both work at once, because half of either's time is its start; not on a large
     graph, which takes several times its size in memory."""
-    if model.ByteSize() > AT_ONCE_BYTES:
-        return [_checked(f"simplify-{t}", functools.partial(simplified, t), model, known) for t in TOOLS]
-    with contextlib.ExitStack() as running:
-        made = [(tool, running.enter_context(simplifying(tool, model))) for tool in TOOLS]
-        return [_checked(f"simplify-{t}", _waiting(wait), model, known) for t, wait in made]
+    if model.ByteSize() <= AT_ONCE_BYTES:
+        # A disk that is full ends neither: each says so below, where it is a pass that was not kept.
+        with contextlib.suppress(OSError), contextlib.ExitStack() as running:
+            made = [(tool, running.enter_context(simplifying(tool, model))) for tool in TOOLS]
+            return [_checked(f"simplify-{t}", _waiting(wait), model, known) for t, wait in made]
+    return [_checked(f"simplify-{t}", functools.partial(simplified, t), model, known) for t in TOOLS]
 
 
 def _waiting(wait: Callable[[], tuple[Any, str]]) -> Callable[[Any], tuple[Any, str]]:

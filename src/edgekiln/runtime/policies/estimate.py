@@ -29,6 +29,8 @@ MEMORY_S = 3.0
 """How long the calls of a rung that is not in use still speak of it."""
 LOAD_VARIANCE, NOISE_VARIANCE = 0.04, 0.01
 TOLD_VARIANCE, GUESSED_VARIANCE, LEAST_VARIANCE = 0.09, 1.0, 4e-4
+BELIEVED = math.log(1.5)
+"""Evidence is believed to be wrong by so much; a call that is slower than that was rather held up."""
 LEAST_MS, MOST_MS = 1e-9, 1e12
 FAILED_TIMES = 2.0
 """A call that failed counts as one of so many deadlines."""
@@ -149,8 +151,8 @@ def learned(
         first = math.isnan(load)
         surprise = math.log(ms) - known - (0.0 if first else load)
         noise = LOAD_VARIANCE + NOISE_VARIANCE
-        if track.told and surprise > 0:  # the slower, the likelier a stall, which says nothing of the rung
-            noise += surprise * surprise
+        if track.told and surprise > BELIEVED:  # the slower, the likelier a stall, which says nothing of it
+            noise += (surprise - BELIEVED) ** 2
         gain = 1.0 if first else variance / (variance + noise)
         known += gain * surprise
         variance = max(LEAST_VARIANCE, (1 - gain) * variance, NOISE_VARIANCE if first else 0.0)

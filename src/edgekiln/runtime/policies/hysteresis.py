@@ -186,11 +186,16 @@ def _much_hungrier(one: Plan, other: Plan) -> bool:
 def _better(state: State, view: View, plans: Sequence[Plan], here: Plan) -> Choice | None:
     """The best plan that is better than the setting in use and that may be taken up, or proved, now."""
     most_ms = min((p.base_ms for p in plans if _refused(view, p)), default=math.inf)
+    long = state.now_s - state.changed_s >= EXPLORE_S
     open_ = [
         p
         for p in plans
         if (p.n >= PROOF or p.cloud or p.base_ms < most_ms)
-        and (not (p.forbidden or p.late or _marginal(view, p)) or _worth_a_call(view, p))
+        and (
+            not (p.forbidden or p.late or _marginal(view, p))
+            or _worth_a_call(view, p)
+            or (long and _shut_out(view, p))
+        )
     ]
     theirs, thrifty = rank(view, here), economical(view)
     pool = [p for p in open_ if _wins(p, here, rank(view, p), theirs, thrifty)]
@@ -211,6 +216,13 @@ def _refused(view: View, plan: Plan) -> bool:
 def _worth_a_call(view: View, plan: Plan) -> bool:
     """Whether a rung was never timed here and what is foretold of it may be wrong enough for it to fit."""
     return not plan.tried and (plan.guessed or plan.latency_ms <= UNSURE_TIMES * view.goal.deadline_ms)
+
+
+def _shut_out(view: View, plan: Plan) -> bool:
+    """Whether a rung that is in time but for the load is called late by a load that may be none: what is seen
+    of the rung in use alone can't tell a load from a rung that is slower than its evidence."""
+    fits = plan.base_ms + view.seen.overhead_ms <= MARGIN * view.goal.deadline_ms
+    return plan.n == 0 and not plan.cloud and not plan.forbidden and fits
 
 
 def _marginal(view: View, plan: Plan) -> bool:
@@ -249,7 +261,7 @@ def _towards(state: State, view: View, target: Plan, here: Plan) -> Choice | Non
         probe = Setting(rung=target.setting.rung)
         return Choice(move="keep", plan=here, why="", probe=probe)
     promising = target.guessed or target.latency_ms <= MARGIN * view.goal.deadline_ms or waited >= EXPLORE_S
-    if waited >= HOLD_S and promising:
+    if waited >= HOLD_S and promising and not (target.tried and target.late):
         kept = not (target.forbidden or target.late)
         return Choice(move="try", plan=target, why=f"{why}; it is tried on live frames", meets=kept)
     return None
