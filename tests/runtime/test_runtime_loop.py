@@ -255,6 +255,7 @@ def test_a_server_that_is_not_there_is_told_before_the_first_frame(bundle, photo
         (["--input", "x", "--mode", "cloud"], "no server"),
         (["--input", "x", "--duration", "soon"], "no duration"),
         (["--input", "x", "--duration", "1s"], "no duration"),
+        (["--input", "x", "--calls", "2", "--isolate", "always"], "one call at a time"),
     ],
 )
 def test_options_that_mean_nothing_are_refused_with_the_cure(bundle, argv, why, capsys):

@@ -102,6 +102,9 @@ def order_of(given: argparse.Namespace) -> Order:
         if value is not None and not 0 <= value <= 1:
             option = f"--{name.replace('_', '-')}"
             raise BadInput("reading", option, f"{value} is no share from 0 to 1", "Give a share, such as 0.9")
+    if given.isolate == "always" and given.calls is not None and given.calls > 1:
+        why = "an engine in a process of its own answers one call at a time"
+        raise BadInput("reading", "--calls", why, "Leave out --calls, or --isolate always")
     goal = {name: getattr(given, name) for name in GOALS if getattr(given, name) is not None}
     if given.server is None and goal.get("mode") == "cloud":
         raise BadInput("reading", "--mode cloud", "no server was given", "Give --server URL")

@@ -203,8 +203,9 @@ def settings(artifact: Artifact, threads: int) -> Settings:
 
 
 def _seven_bits(artifact: Artifact) -> bool:
-    """Whether products of its weights fit into 16 bits where the CPU has no VNNI (``targets.dialect``). All
-    others have to be computed by ONNX Runtime's slower way there, or they saturate."""
+    """Whether its weights were given 7 bits if it was made for a CPU without VNNI (``targets.dialect``), so
+    that products don't saturate there. All others are computed by ONNX Runtime's slower, exact way on such a
+    CPU. One that was made for a CPU with VNNI looks the same here, and does saturate on one without."""
     return artifact.target == "onnxruntime" and artifact.recipe.startswith(("int8-static", "int8-mixed"))
 
 

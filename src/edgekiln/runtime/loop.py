@@ -23,7 +23,7 @@ import msgspec
 from edgekiln import interrupt
 from edgekiln.bundle.unpack import Opened, opened
 from edgekiln.engines import Runner, open_concurrent
-from edgekiln.errors import BadInput
+from edgekiln.errors import BadInput, EdgekilnError
 from edgekiln.records import Manifest, Record
 from edgekiln.runtime import health as machine
 from edgekiln.runtime.answering import Answering, Missed, as_tensors
@@ -386,10 +386,10 @@ def _calls(
 
     They share the engine's threads, so that each takes longer: one stream gains nothing from it.
     """
-    if order.isolate == "always" or order.calls is not None:
-        return 1 if order.isolate == "always" else max(1, order.calls or 1)
-    if len(order.inputs) == 1:
-        return 1
+    if order.isolate == "always" or (order.calls is None and len(order.inputs) == 1):
+        return 1  # an engine in a process of its own answers one at a time
+    if order.calls is not None:
+        return order.calls
     one = next(c for c in found if c.rung.id == rung)
 
     def opener(calls: int) -> Sequence[Runner]:
@@ -398,7 +398,10 @@ def _calls(
 
     try:
         rates = measure_calls(opener, slots[rung].buffers, CALLS, CALLS_S, CALLS_ROUNDS)
-    except Exception:  # an engine may raise anything: the chain opens it again, and tells of what is wrong
+    except Exception as error:  # an engine may raise anything; the chain opens it again
+        why = error.why if isinstance(error, EdgekilnError) else f"{type(error).__name__}: {error}"
+        done = "one call at a time"
+        tell(Event(at_s=time.monotonic(), kind="refused", what="measuring calls at once", why=why, done=done))
         return 1
     chosen = choose_calls(rates)
     told = ", ".join(f"{n} at once {rate:.0f} calls a second" for n, rate in rates.items())

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from edgekiln.engines import Arrays, Runner
 from edgekiln.errors import BadInput, EdgekilnError
-from edgekiln.runtime.streams.schedule import choose_calls
 
 CALLS = (1, 2, 4)
 Seen: TypeAlias = Callable[[int, float], None]
@@ -94,13 +93,6 @@ def measure_calls(
     finally:
         for executor in opened.values():
             executor.close()
-
-
-def open_best(
-    opener: Opener, inputs: Arrays, counts: Sequence[int] = CALLS, seen: Seen | None = None
-) -> Concurrent:
-    """The artifact opened for the number of calls at once that ``measure_calls`` finds best."""
-    return Concurrent(opener(choose_calls(measure_calls(opener, inputs, counts))), seen)
 
 
 def _rate(executor: Concurrent, inputs: Arrays, seconds: float) -> float:
