@@ -27,7 +27,8 @@ from edgekiln.files import sha256_file
 from edgekiln.model.signature import signature
 from edgekiln.records import Model, Source
 
-HOST = msgspec.structs.replace(load_device("host"), features=("avx2", "avx512_vnni"))
+HERE = load_device("host")
+HOST = msgspec.structs.replace(HERE, features=("avx2", "avx512_vnni"))
 WIDTH = 256
 
 
@@ -310,6 +311,8 @@ def test_openvino_is_asked_to_round_activations_in_groups_of_the_weights_own(net
 
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
 def test_exact_activations_survive_outliers_that_rounding_them_drowns(network, tmp_path, target):
+    """ONNX Runtime rounds activations everywhere, OpenVINO only on a CPU that has products of bytes."""
+    rounds = target == "onnxruntime" or {"avx_vnni", "avx512_vnni", "amx_int8"} & set(HERE.features)
     unseen = samples(60, start=1600)
     truth, lost = run(network, unseen), {}
     for name in ("w8-block32", "w8-block32+exact"):
@@ -318,7 +321,10 @@ def test_exact_activations_survive_outliers_that_rounding_them_drowns(network, t
         found = np.concatenate([next(iter(runner(s).values())) for s in unseen])
         lost[name] = float(((found - truth) ** 2).sum() / (truth**2).sum())
         assert artifact.precisions == {"w8": 2}
-    assert lost["w8-block32+exact"] < 0.5 * lost["w8-block32"], lost
+    if rounds:
+        assert lost["w8-block32+exact"] < 0.5 * lost["w8-block32"], lost
+    else:
+        assert lost["w8-block32+exact"] == pytest.approx(lost["w8-block32"], rel=1e-3), lost
 
 
 # ---------------------------------------------------------------- recipes and refusals

@@ -74,11 +74,11 @@ def outer():
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def eventually(true, seconds=20.0):
-    """Wait until ``true()`` holds; whatever it gave. Fails after ``seconds``."""
+def eventually(true, seconds=20.0, tell=lambda: "it does not hold"):
+    """Wait until ``true()`` holds; whatever it gave. Fails after ``seconds`` with what ``tell()`` says."""
     until = time.monotonic() + seconds
     while not (found := true()):
-        assert time.monotonic() < until, f"not within {seconds} s"
+        assert time.monotonic() < until, f"not within {seconds} s: {tell()}"
         time.sleep(0.01)
     return found
 
