@@ -22,8 +22,8 @@ everywhere: setup ## build EfficientNet-Lite0 for nine devices, every target amo
 emulator: setup ## prepare an emulated arm64 machine, for the tests that run a board's bundle there
 	scripts/arm64.sh
 
-test: setup ## run all tests
-	scripts/test.sh
+test: setup ## run all tests, two parts at a time; their output comes when each ends
+	$(PYTHON_IN_VENV) scripts/run_tests.py
 
 check: setup ## lint, formatting, types, import rules
 	.venv/bin/ruff check .
