@@ -1,0 +1,160 @@
+"""The learned scorers of relevance, as torch modules that export to ONNX with static shapes.
+
+Perspectival: how much a place stands out, whatever is asked. Participatory: how much it has to do with the
+question, by cross-attention between the places and the question's words. Both read the features of one small
+convolutional network over the texture array; the third scorer, propositional, needs no weights and is in
+``information``. ``Scorer`` holds all of them with the balance, the form for a device with one accelerator.
+
+Batches are (B, ...); nothing crosses a batch. Maps are logits on the finest token grid, (B, rows, columns).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+CHANNELS = 13
+FEATURES = 32
+"""Width of a place's and of a word's vector."""
+HEADS = 4
+
+
+class Words(nn.Module):
+    """A question's words as vectors that know of one another: embedding, place in the question, attention.
+
+    Takes ids int64 (B, W) and mask float32 (B, W) of 0 and 1; gives (B, W, D).
+    """
+
+    def __init__(self, vocabulary: int, length: int, width: int = FEATURES) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, width)
+        self.place = nn.Parameter(torch.randn(length, width) * 0.1)
+        self.attention = Attention(width)
+        self.mix = nn.Sequential(nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width))
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        words: Tensor = self.embedding(ids) + self.place
+        words = words + self.attention(words, words, mask)
+        return words + self.mix(words)
+
+
+class Attention(nn.Module):
+    """Scaled dot-product attention with heads (Vaswani et al. 2017), of queries (B, N, D) over keys (B, M, D)
+    of which those with mask 0 do not count."""
+
+    def __init__(self, width: int, heads: int = HEADS) -> None:
+        super().__init__()
+        self.heads, self.scale = heads, (width // heads) ** -0.5
+        self.query, self.key = nn.Linear(width, width), nn.Linear(width, width)
+        self.value, self.out = nn.Linear(width, width), nn.Linear(width, width)
+
+    def split(self, x: Tensor) -> Tensor:
+        batch, count, width = x.shape
+        return x.reshape(batch, count, self.heads, width // self.heads).transpose(1, 2)
+
+    def forward(self, queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
+        q, k, v = (self.split(self.query(queries)), self.split(self.key(keys)), self.split(self.value(keys)))
+        scores = q @ k.transpose(-1, -2) * self.scale + (mask[:, None, None, :] - 1) * 1e4
+        mixed = (scores.softmax(-1) @ v).transpose(1, 2).reshape(queries.shape)
+        found: Tensor = self.out(mixed)
+        return found
+
+
+class Features(nn.Module):
+    """The texture array (B, 13, 8R, 8C) to a vector for each token of the finest grid: (B, D, R, C)."""
+
+    def __init__(self, width: int = FEATURES) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(CHANNELS, 24, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(24, 32, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(32, 48, 3, stride=1, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(48, width, 3, padding=1),
+            nn.ReLU(),
+        )
+        self.where = nn.Conv2d(3, width, 1)  # y, x and eccentricity, past everything that blurs them
+
+    def forward(self, texture: Tensor) -> Tensor:
+        place = self.where(nn.functional.avg_pool2d(texture[:, 9:12], 8))
+        found: Tensor = self.layers(texture) + place
+        return found
+
+
+class Perspectival(nn.Module):
+    """Salience: features (B, D, R, C) to logits (B, R, C)."""
+
+    def __init__(self, width: int = FEATURES) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(width, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 1, 1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        found: Tensor = self.layers(features)[:, 0]
+        return found
+
+
+class Participatory(nn.Module):
+    """Each place asks the words: features (B, D, R, C) and words (B, W, D) to logits (B, R, C).
+
+    What a place hears from the words is multiplied with what it holds: only so can a colour that is named and
+    a colour that is there meet.
+    """
+
+    def __init__(self, width: int = FEATURES) -> None:
+        super().__init__()
+        self.attention = Attention(width)
+        self.held = nn.Linear(width, 2 * width)
+        self.heard = nn.Linear(width, 2 * width)
+        self.out = nn.Sequential(nn.ReLU(), nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, 1))
+
+    def forward(self, features: Tensor, words: Tensor, mask: Tensor) -> Tensor:
+        batch, width, rows, columns = features.shape
+        places = features.flatten(2).transpose(1, 2)
+        heard = self.attention(places, words, mask)
+        both = self.held(places) * self.heard(heard)
+        found: Tensor = self.out(both).reshape(batch, rows, columns)
+        return found
+
+
+class Balance(nn.Module):
+    """How much each of the three counts, by the question: words (B, W, D) to weights (B, 3) that sum to 1."""
+
+    def __init__(self, width: int = FEATURES) -> None:
+        super().__init__()
+        self.weigh = nn.Sequential(nn.Linear(width, 16), nn.ReLU(), nn.Linear(16, 3))
+
+    def forward(self, words: Tensor, mask: Tensor) -> Tensor:
+        mean = (words * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+        found: Tensor = self.weigh(mean).softmax(-1)
+        return found
+
+
+class Scorer(nn.Module):
+    """Texture (B, 13, 8R, 8C), information (B, R, C) in 0..1, ids and mask (B, W) to the relevance (B, R, C)
+    in 0..1, the three maps (B, 3, R, C) in 0..1 and their weights (B, 3)."""
+
+    def __init__(self, vocabulary: int, length: int) -> None:
+        super().__init__()
+        self.features, self.words = Features(), Words(vocabulary, length)
+        self.perspectival, self.participatory = Perspectival(), Participatory()
+        self.balance = Balance()
+
+    def forward(
+        self, texture: Tensor, information: Tensor, ids: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        features, words = self.features(texture), self.words(ids, mask)
+        salient = self.perspectival(features).sigmoid()
+        asked = self.participatory(features, words, mask).sigmoid()
+        maps = torch.stack([information, salient, asked], 1)
+        weights = self.balance(words, mask)
+        return mixed(maps, weights), maps, weights
+
+
+def mixed(maps: Tensor, weights: Tensor) -> Tensor:
+    """The weighted geometric mean of maps (B, 3, R, C): a place that one scorer rules out stays out, as far
+    as that scorer counts. The arithmetic mean of the guide lets salience alone buy tokens."""
+    logs = maps.clamp(1e-4, 1).log()
+    return (logs * weights[:, :, None, None]).sum(1).exp()

@@ -1,0 +1,247 @@
+"""Staged training of scorer and reader on generated scenes, on a CPU, with fixed seeds.
+
+1. The scorer, on boxes: participatory to the evidence of each question, perspectival to all glyphs, the
+   balanced map to the evidence again.
+2. The reader, on jittered true windows: relevance made from the boxes, blurred, weakened and with false peaks.
+3. Both together: the reader sees what the trained scorer allocates; the scorer keeps its own losses.
+
+Trained jointly from scratch the same networks stay at chance: an allocation that is wrong teaches nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from edgekiln.arrcoc import views
+from edgekiln.arrcoc.information import information
+from edgekiln.arrcoc.reader import Reader
+from edgekiln.arrcoc.scenes.generate import relevance_target, scene, questions_about
+from edgekiln.arrcoc.scorers import Scorer
+from edgekiln.arrcoc.texture import texture
+from edgekiln.arrcoc.words import LENGTH, SIZE, encode
+from edgekiln.records import Record
+
+GRID = 28
+TEXTURE = 224
+QUESTIONS = 3
+Batch: TypeAlias = dict[str, Tensor]
+Tell: TypeAlias = Callable[[str], None]
+
+
+class Course(Record, frozen=True, kw_only=True):
+    """How much of what: scenes a stage sees and its batch size; ``kinds`` of questions in turn."""
+
+    score: int = 12000
+    read: int = 10000
+    joint: int = 6000
+    batch: int = 16
+    rate: float = 2e-3
+    kinds: tuple[str, ...] = ("colour", "colour", "place", "count")
+    workers: int = 1
+    threads: int = 2
+
+
+class Scenes(torch.utils.data.Dataset[dict[str, NDArray[Any]]]):
+    """Scene i of a split with ``QUESTIONS`` questions, as arrays."""
+
+    def __init__(self, split: str, seed: int, count: int, kinds: tuple[str, ...], start: int = 0) -> None:
+        self.split, self.seed, self.count, self.kinds, self.start = split, seed, count, kinds, start
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, number: int) -> dict[str, NDArray[Any]]:
+        made, own = scene(self.split, self.start + number, self.seed, self.kinds)
+        random = np.random.default_rng([self.seed, self.start + number])
+        others = [q for q in questions_about(made, _beside(own.kind)) if q.topic != own.topic]
+        asked = [own, *(others[i] for i in random.permutation(len(others))[: QUESTIONS - 1])]
+        while len(asked) < QUESTIONS:
+            asked.append(own)
+        array = texture(made.picture, (TEXTURE, TEXTURE))
+        words = [encode(q.text) for q in asked]
+        glyphs = np.zeros((GRID, GRID), np.float32)
+        for question in questions_about(made, ("colour",)) or ():
+            glyphs = np.maximum(glyphs, relevance_target(made, question, (GRID, GRID)))
+        return {
+            "picture": made.picture.transpose(2, 0, 1).copy(),
+            "texture": array,
+            "information": information(array, GRID, GRID),
+            "glyphs": glyphs,
+            "ids": np.stack([w[0] for w in words]),
+            "mask": np.stack([w[1] for w in words]).astype(np.float32),
+            "target": np.stack([relevance_target(made, q, (GRID, GRID)) for q in asked]),
+            "answer": np.array([q.answer for q in asked]),
+            "count": np.array([q.kind == "count" for q in asked]),
+        }
+
+
+def _beside(kind: str) -> tuple[str, ...]:
+    return ("count",) if kind == "count" else ("colour", "place")
+
+
+def batches(split: str, seed: int, count: int, course: Course, start: int = 0) -> Iterator[Batch]:
+    """Batches in order, made by ``course.workers`` processes."""
+    loader = torch.utils.data.DataLoader(
+        Scenes(split, seed, count, course.kinds, start),
+        course.batch,
+        num_workers=course.workers,
+        drop_last=True,
+        persistent_workers=False,
+    )
+    yield from loader
+
+
+def score_loss(scorer: Scorer, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The scorer's loss, and the balanced relevance (B * Q, R, C)."""
+    features = scorer.features(batch["texture"])
+    salient = scorer.perspectival(features)
+    many = features.repeat_interleave(QUESTIONS, 0)
+    ids, mask = batch["ids"].flatten(0, 1), batch["mask"].flatten(0, 1)
+    words = scorer.words(ids, mask)
+    asked = scorer.participatory(many, words, mask)
+    weights = scorer.balance(words, mask)
+    maps = torch.stack(
+        [
+            batch["information"].repeat_interleave(QUESTIONS, 0),
+            salient.sigmoid().repeat_interleave(QUESTIONS, 0),
+            asked.sigmoid(),
+        ],
+        1,
+    )
+    relevance = _mixed(maps, weights)
+    target = batch["target"].flatten(0, 1)
+    loss = _cross_entropy(asked, target) + 0.3 * _cross_entropy(salient, batch["glyphs"])
+    return loss + 0.5 * _weighted(relevance, target), relevance
+
+
+def _mixed(maps: Tensor, weights: Tensor) -> Tensor:
+    from edgekiln.arrcoc.scorers import mixed
+
+    return mixed(maps, weights)
+
+
+POSITIVE = 12.0
+"""Weight of a relevant place: about one in five hundred is."""
+
+
+def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    return functional.binary_cross_entropy_with_logits(logits, target, 1 + POSITIVE * target) * 30
+
+
+def _weighted(value: Tensor, target: Tensor) -> Tensor:
+    value = value.clamp(1e-4, 1 - 1e-4)
+    return functional.binary_cross_entropy(value, target, 1 + POSITIVE * target) * 30
+
+
+def answer_logits(
+    reader: Reader, batch: Batch, relevance: Tensor, count: int | None, side: int | None = None
+) -> Tensor:
+    """Logits (B * Q, 10) with the coarsest level and ``count`` windows, or uniform at ``side`` tokens."""
+    pictures = batch["picture"].float().div(255).repeat_interleave(QUESTIONS, 0)
+    full = views.with_relevance(pictures, relevance)
+    if side is not None:
+        tokens = reader.encoder(views.uniform(full, side))
+        level = {7: 0.0, 14: 1.0, 28: 2.0}.get(side, -1.0)
+        positions = views.uniform_positions(relevance, side, level)
+    else:
+        assert count is not None
+        tokens = reader.encoder(views.uniform(full, 7))
+        positions = views.uniform_positions(relevance, 7, 0.0)
+        if count:
+            cells = views.cells_by_relevance(relevance, count)
+            fine = reader.encoder(views.windows(full, cells)).reshape(len(full), count * 16, -1)
+            tokens = torch.cat([tokens, fine], 1)
+            positions = torch.cat([positions, views.window_positions(relevance, cells)], 1)
+    held = torch.ones(tokens.shape[:2])
+    ids, mask = batch["ids"].flatten(0, 1), batch["mask"].flatten(0, 1)
+    logits: Tensor = reader(tokens, positions, held, relevance, ids, mask)
+    return logits
+
+
+def disturbed(target: Tensor, random: torch.Generator) -> Tensor:
+    """The true relevance as a scorer might have it: blurred, weaker, with false peaks and noise."""
+    blurred = functional.avg_pool2d(target[:, None], 3, 1, 1)[:, 0] * 2
+    keep = torch.rand(len(target), 1, 1, generator=random)
+    base = torch.maximum(target * (0.5 + 0.5 * keep), blurred * keep).clamp(0, 1)
+    noise = torch.rand(target.shape, generator=random)
+    false = (noise > 0.997) * torch.rand(target.shape, generator=random) * 0.8
+    return torch.maximum(base, false + 0.03 * noise).clamp(0, 1)
+
+
+def train(seed: int, course: Course, tell: Tell) -> tuple[Scorer, Reader]:
+    """Scorer and reader after the three stages. The same seed and course give the same weights on the same
+    machine and versions."""
+    torch.manual_seed(seed)
+    torch.set_num_threads(course.threads)
+    scorer, reader = Scorer(SIZE, LENGTH), Reader(SIZE, LENGTH)
+    random = torch.Generator().manual_seed(seed)
+
+    def scoring(batch: Batch) -> Tensor:
+        return score_loss(scorer, batch)[0]
+
+    def reading(batch: Batch) -> Tensor:
+        relevance = disturbed(batch["target"].flatten(0, 1), random)
+        return functional.cross_entropy(
+            _any_view(reader, batch, relevance, random), batch["answer"].flatten()
+        )
+
+    def both(batch: Batch) -> Tensor:
+        loss, relevance = score_loss(scorer, batch)
+        answer = _any_view(reader, batch, relevance.detach(), random)
+        return loss * 0.3 + functional.cross_entropy(answer, batch["answer"].flatten())
+
+    _stage("score", scorer, scoring, seed, 0, course.score, course, course.rate, tell)
+    _stage("read", reader, reading, seed, course.score, course.read, course, course.rate, tell)
+    start = course.score + course.read
+    joined = nn.ModuleList([scorer, reader])
+    _stage("joint", joined, both, seed, start, course.joint, course, course.rate * 0.4, tell)
+    return scorer.eval(), reader.eval()
+
+
+def _any_view(reader: Reader, batch: Batch, relevance: Tensor, random: torch.Generator) -> Tensor:
+    """Mostly windows, now and then a uniform density: one reader for all that the evaluation compares."""
+    draw = float(torch.rand((), generator=random))
+    if draw < 0.10:
+        side = (7, 9, 14, 14)[int(torch.randint(4, (), generator=random))]
+        return answer_logits(reader, batch, relevance, None, side)
+    if draw < 0.14:
+        return answer_logits(reader, batch, relevance, None, 28)
+    count = (1, 2, 2, 4)[int(torch.randint(4, (), generator=random))]
+    return answer_logits(reader, batch, relevance, count)
+
+
+def _stage(
+    name: str,
+    module: nn.Module,
+    loss_of: Callable[[Batch], Tensor],
+    seed: int,
+    start: int,
+    count: int,
+    course: Course,
+    rate: float,
+    tell: Tell,
+) -> None:
+    steps = count // course.batch
+    if not steps:
+        return
+    optimiser = torch.optim.AdamW(module.parameters(), rate, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.1)
+    began, recent = time.monotonic(), 0.0
+    for step, batch in enumerate(batches("train", seed, count, course, start)):
+        loss = loss_of(batch)
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        recent += (float(loss) - recent) * (0.05 if step else 1)
+        if step % 50 == 49 or step == steps - 1:
+            tell(f"{name} {step + 1}/{steps}: loss {recent:.3f}, {time.monotonic() - began:.0f} s")
