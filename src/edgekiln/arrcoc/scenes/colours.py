@@ -6,8 +6,6 @@ figure needs many times that, and a difference of lightness above all, since the
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -41,31 +39,36 @@ _XYZ_OVER_WHITE = np.array(
     ],
     np.float32,
 ).T
+_LAB = np.array([[0, 500, 0], [116, -500, 200], [0, 0, -200]], np.float32)
 
 
-def lab(rgb: NDArray[Any]) -> NDArray[np.float32]:
-    """sRGB uint8 (..., 3) to L* 0..100, a*, b* as float32 (..., 3)."""
-    ratio = _LINEAR[rgb] @ _XYZ_OVER_WHITE
-    f = np.where(ratio > 0.008856, np.cbrt(ratio), 7.787 * ratio + np.float32(16 / 116))
-    made: NDArray[np.float32] = np.empty_like(f)
-    made[..., 0] = 116 * f[..., 1] - 16
-    made[..., 1] = 500 * (f[..., 0] - f[..., 1])
-    made[..., 2] = 200 * (f[..., 1] - f[..., 2])
-    return made
+def lab(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """sRGB (..., 3) to L* 0..100, a*, b* as float32 (..., 3)."""
+    ratio = _LINEAR.take(rgb.reshape(-1, 3)) @ _XYZ_OVER_WHITE
+    f = np.cbrt(ratio)
+    dark = ratio <= 0.008856
+    if dark.any():
+        f[dark] = 7.787 * ratio[dark] + 16 / 116
+    made: NDArray[np.float32] = f @ _LAB
+    made[:, 0] -= 16
+    return made.reshape(rgb.shape)
 
 
-def contrast(glyph_lab: NDArray[np.float32], ground: NDArray[np.uint8]) -> tuple[float, float]:
-    """What ``LEAST_DIFFERENCE`` and ``LEAST_LIGHTNESS`` bound, for pixels (height, width, 3) behind a glyph.
+def contrast(
+    glyph_lab: NDArray[np.float32], grounds: NDArray[np.uint8]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What ``LEAST_DIFFERENCE`` and ``LEAST_LIGHTNESS`` bound, for several places (n, height, width, 3).
 
     First the distance that ``LEAST_SHARE`` of the pixels reach, then the difference of mean lightness.
     """
-    away = lab(ground).reshape(-1, 3) - glyph_lab
-    squares = np.einsum("ij,ij->i", away, away)
-    skipped = int(len(squares) * (1 - LEAST_SHARE))
-    return float(np.partition(squares, skipped)[skipped]) ** 0.5, abs(float(away[:, 0].mean()))
+    away = lab(grounds).reshape(len(grounds), -1, 3) - glyph_lab
+    squares = np.einsum("nij,nij->ni", away, away)
+    skipped = int(squares.shape[1] * (1 - LEAST_SHARE))
+    squares.partition(skipped, axis=1)
+    return np.sqrt(squares[:, skipped]), np.abs(away[..., 0].mean(axis=1))
 
 
-def readable(glyph_lab: NDArray[np.float32], ground: NDArray[np.uint8]) -> bool:
-    """Whether a glyph of this colour may stand there."""
-    difference, lightness = contrast(glyph_lab, ground)
-    return difference >= LEAST_DIFFERENCE and lightness >= LEAST_LIGHTNESS
+def readable(glyph_lab: NDArray[np.float32], grounds: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """At which of the places (n, height, width, 3) a glyph of this colour may stand: (n,)."""
+    difference, lightness = contrast(glyph_lab, grounds)
+    return (difference >= LEAST_DIFFERENCE) & (lightness >= LEAST_LIGHTNESS)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 
 import msgspec
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from edgekiln.arrcoc.scenes import colours, fonts, photographs
 from edgekiln.arrcoc.scenes.photographs import CANVAS, SPLITS, Photograph, Split
-from edgekiln.arrcoc.scenes.questions import KINDS, Glyph, Kind, Question, check_kinds, put, topics
+from edgekiln.arrcoc.scenes.questions import KINDS, Box, Glyph, Kind, Question, check_kinds, put, topics
 from edgekiln.errors import BadInput
 from edgekiln.records import Record
 
@@ -31,6 +32,8 @@ GAP = 4
 GROUND = 1
 """Pixels around a box that count as behind its glyph."""
 PLACES_TRIED = 150
+PLACES_AT_ONCE = 4
+"""Judged in one go: most glyphs find a place among four, and arrays this small cost by the call."""
 ATTEMPTS = 200
 
 
@@ -138,7 +141,13 @@ def background(cut: Cut) -> NDArray[np.uint8]:
     """The cut alone, without glyphs: a new uint8 (448, 448, 3)."""
     whole = photographs.scales(_by_name()[cut.photograph])[cut.scale]
     part = whole[cut.y : cut.y + CANVAS, cut.x : cut.x + CANVAS]
-    return np.ascontiguousarray(part[:, ::-1] if cut.mirrored else part).copy()
+    made = np.empty((CANVAS, CANVAS, 3), np.uint8)
+    if not cut.mirrored:
+        made[:] = part
+        return made
+    for channel in range(3):  # six times faster than all three at once
+        made[..., channel] = part[:, ::-1, channel]
+    return made
 
 
 # ---------------------------------------------------------------- the glyphs
@@ -164,51 +173,65 @@ def _placed(
 ) -> tuple[Glyph, ...]:
     """Draws the figures into ``picture`` where they can be read; nothing where one finds no place."""
     placed: list[Glyph] = []
-    for digit, colour in figures:
-        glyph = _dressed(digit, colour, split, random)
+    for glyph in _dressed(figures, split, random):
         coverage = _coverage(glyph)
         tint = colours.lab(np.array(glyph.rgb, np.uint8))
         height, width = coverage.shape
         ys = random.integers(MARGIN, CANVAS - MARGIN - height + 1, size=PLACES_TRIED).tolist()
         xs = random.integers(MARGIN, CANVAS - MARGIN - width + 1, size=PLACES_TRIED).tolist()
-        for y, x in zip(ys, xs, strict=True):
-            box = (y, x, y + height, x + width)
-            if all(_apart(box, other.box) for other in placed) and colours.readable(
-                tint, ground(picture, box)
-            ):
-                placed.append(msgspec.structs.replace(glyph, box=box))
-                draw(picture, placed[-1])
-                break
-        else:
+        boxes = ((y, x, y + height, x + width) for y, x in zip(ys, xs, strict=True))
+        box = _first_readable(picture, (b for b in boxes if all(_apart(b, o.box) for o in placed)), tint)
+        if box is None:
             return ()
+        placed.append(msgspec.structs.replace(glyph, box=box))
+        draw(picture, placed[-1])
     return tuple(placed)
 
 
-def _apart(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
+def _first_readable(
+    picture: NDArray[np.uint8], boxes: Iterator[Box], tint: NDArray[np.float32]
+) -> Box | None:
+    while tried := list(islice(boxes, PLACES_AT_ONCE)):
+        fit = colours.readable(tint, np.stack([ground(picture, box) for box in tried]))
+        if fit.any():
+            return tried[int(fit.argmax())]
+    return None
+
+
+def _apart(a: Box, b: Box) -> bool:
     return a[0] >= b[2] + GAP or b[0] >= a[2] + GAP or a[1] >= b[3] + GAP or b[1] >= a[3] + GAP
 
 
-def ground(picture: NDArray[np.uint8], box: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+def ground(picture: NDArray[np.uint8], box: Box) -> NDArray[np.uint8]:
     """The pixels of ``picture`` behind a glyph in ``box``: the box and ``GROUND`` pixels around it."""
     y0, x0, y1, x1 = box
     return picture[y0 - GROUND : y1 + GROUND, x0 - GROUND : x1 + GROUND]
 
 
-def _dressed(digit: int, colour: str, split: Split, random: np.random.Generator) -> Glyph:
-    """A glyph with everything but its place."""
-    choice = fonts.fonts(split)
-    font = choice[int(random.integers(len(choice)))]
-    off = random.integers(-colours.JITTER, colours.JITTER + 1, size=3).tolist()
-    red, green, blue = (min(max(c + d, 0), 255) for c, d in zip(colours.COLOURS[colour], off, strict=True))
-    return Glyph(
-        digit=digit,
-        colour=colour,
-        rgb=(red, green, blue),
-        font=font.name,
-        size=fonts.SIZES[int(random.integers(len(fonts.SIZES)))],
-        phase=(fonts.PHASES[int(random.integers(2))], fonts.PHASES[int(random.integers(2))]),
-        box=(0, 0, 0, 0),
-    )
+def _dressed(figures: list[tuple[int, str]], split: Split, random: np.random.Generator) -> list[Glyph]:
+    """Glyphs with everything but their places."""
+    choice, n = fonts.fonts(split), len(figures)
+    faces = random.integers(len(choice), size=n).tolist()
+    sizes = random.integers(len(fonts.SIZES), size=n).tolist()
+    phases = random.integers(len(fonts.PHASES), size=(n, 2)).tolist()
+    off = random.integers(-colours.JITTER, colours.JITTER + 1, size=(n, 3)).tolist()
+    made = []
+    for i, (digit, colour) in enumerate(figures):
+        red, green, blue = (
+            min(max(c + d, 0), 255) for c, d in zip(colours.COLOURS[colour], off[i], strict=True)
+        )
+        made.append(
+            Glyph(
+                digit=digit,
+                colour=colour,
+                rgb=(red, green, blue),
+                font=choice[faces[i]].name,
+                size=fonts.SIZES[sizes[i]],
+                phase=(fonts.PHASES[phases[i][0]], fonts.PHASES[phases[i][1]]),
+                box=(0, 0, 0, 0),
+            )
+        )
+    return made
 
 
 def _coverage(glyph: Glyph) -> NDArray[np.uint8]:

@@ -20,12 +20,14 @@ from edgekiln.records import Record
 
 Kind: TypeAlias = Literal["colour", "place", "count"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+Box: TypeAlias = tuple[int, int, int, int]
+"""y0, x0, y1, x1 in pixels, half-open."""
 LEAST_LEAD = 12.0
 """Pixels, the height of a large digit: a person sees without a ruler which is nearer."""
 
 
 class Glyph(Record, frozen=True, kw_only=True):
-    """One digit on the canvas. ``box`` is y0, x0, y1, x1 in pixels, half-open, and fits its ink."""
+    """One digit on the canvas. ``box`` fits its ink."""
 
     digit: int
     colour: str
@@ -33,7 +35,7 @@ class Glyph(Record, frozen=True, kw_only=True):
     font: str
     size: float
     phase: tuple[float, float]
-    box: tuple[int, int, int, int]
+    box: Box
 
     @property
     def centre(self) -> tuple[float, float]:
