@@ -173,9 +173,10 @@ def _placed(
 ) -> tuple[Glyph, ...]:
     """Draws the figures into ``picture`` where they can be read; nothing where one finds no place."""
     placed: list[Glyph] = []
-    for glyph in _dressed(figures, split, random):
+    dressed = _dressed(figures, split, random)
+    tints = colours.lab(np.array([g.rgb for g in dressed], np.uint8))
+    for glyph, tint in zip(dressed, tints, strict=True):
         coverage = _coverage(glyph)
-        tint = colours.lab(np.array(glyph.rgb, np.uint8))
         height, width = coverage.shape
         ys = random.integers(MARGIN, CANVAS - MARGIN - height + 1, size=PLACES_TRIED).tolist()
         xs = random.integers(MARGIN, CANVAS - MARGIN - width + 1, size=PLACES_TRIED).tolist()
