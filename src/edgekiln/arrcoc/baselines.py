@@ -50,7 +50,9 @@ def origin(texture: Map, rows: int, columns: int) -> Map:
 
 def _mean(plane: Map, rows: int, columns: int) -> Map:
     height, width = plane.shape
-    return plane.reshape(rows, height // rows, columns, width // columns).mean((1, 3), dtype=np.float32)
+    cells = plane.reshape(rows, height // rows, columns, width // columns)
+    found: Map = cells.mean((1, 3), dtype=np.float32)
+    return found
 
 
 def by_attention(
@@ -63,7 +65,8 @@ def by_attention(
     q, k = first.split(first.query(words)), first.split(first.key(seen))
     weights = (q @ k.transpose(-1, -2) * first.scale).softmax(-1)
     received = (weights * mask[:, None, :, None]).sum((1, 2))
-    return received.sort(1, descending=True, stable=True).indices[:, :keep].sort(1).values
+    found: Tensor = received.sort(dim=1, descending=True, stable=True).indices[:, :keep].sort(1).values
+    return found
 
 
 def by_difference(tokens: Tensor, keep: int) -> Tensor:

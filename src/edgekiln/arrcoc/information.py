@@ -42,7 +42,8 @@ def entropy(texture: NDArray[np.float32], rows: int, columns: int, bins: int = 1
     counts = np.bincount((level + offset).ravel(), minlength=len(cells) * bins).reshape(-1, bins)
     share = counts / cells.shape[1]
     total = -(share * np.log(np.maximum(share, 1e-12))).sum(1) / np.log(bins)
-    return total.reshape(rows, columns).astype(np.float32)
+    found: NDArray[np.float32] = total.reshape(rows, columns).astype(np.float32)
+    return found
 
 
 def _cells(plane: NDArray[np.float32], rows: int, columns: int) -> NDArray[np.float32]:

@@ -35,7 +35,8 @@ class Words(nn.Module):
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         words: Tensor = self.embedding(ids) + self.place
         words = words + self.attention(words, words, mask)
-        return words + self.mix(words)
+        found: Tensor = words + self.mix(words)
+        return found
 
 
 class Attention(nn.Module):
@@ -66,14 +67,14 @@ class Features(nn.Module):
     def __init__(self, width: int = FEATURES) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(CHANNELS, 24, 3, stride=2, padding=1),
+            nn.Conv2d(CHANNELS, 16, 3, stride=2, padding=1),
             nn.ReLU(),
-            nn.Conv2d(24, 32, 3, stride=2, padding=1),
+            nn.Conv2d(16, 24, 3, stride=2, padding=1),
             nn.ReLU(),
-            nn.Conv2d(32, 48, 3, stride=1, padding=1),
+            nn.Conv2d(24, 32, 3, padding=1),
             nn.ReLU(),
             nn.MaxPool2d(2),
-            nn.Conv2d(48, width, 3, padding=1),
+            nn.Conv2d(32, width, 3, padding=1),
             nn.ReLU(),
         )
         self.where = nn.Conv2d(3, width, 1)  # y, x and eccentricity, past everything that blurs them

@@ -24,14 +24,15 @@ from edgekiln.arrcoc import views
 from edgekiln.arrcoc.information import information
 from edgekiln.arrcoc.reader import Reader
 from edgekiln.arrcoc.scenes.generate import relevance_target, scene, questions_about
-from edgekiln.arrcoc.scorers import Scorer
+from edgekiln.arrcoc.scorers import Scorer, mixed
 from edgekiln.arrcoc.texture import texture
-from edgekiln.arrcoc.words import LENGTH, SIZE, encode
+from edgekiln.arrcoc.words import LENGTH, TOKENS, tokens
 from edgekiln.records import Record
 
 GRID = 28
 TEXTURE = 224
-QUESTIONS = 3
+LEVEL_OF = {7: 0.0, 14: 1.0, 28: 2.0}
+"""Level of detail of a uniform grid by its side; others are -1."""
 Batch: TypeAlias = dict[str, Tensor]
 Tell: TypeAlias = Callable[[str], None]
 
@@ -39,21 +40,23 @@ Tell: TypeAlias = Callable[[str], None]
 class Course(Record, frozen=True, kw_only=True):
     """How much of what: scenes a stage sees and its batch size; ``kinds`` of questions in turn."""
 
-    score: int = 12000
-    read: int = 10000
-    joint: int = 6000
+    score: int = 9600
+    read: int = 4800
+    joint: int = 3200
     batch: int = 16
     rate: float = 2e-3
     kinds: tuple[str, ...] = ("colour", "colour", "place", "count")
+    questions: int = 3
     workers: int = 1
     threads: int = 2
 
 
 class Scenes(torch.utils.data.Dataset[dict[str, NDArray[Any]]]):
-    """Scene i of a split with ``QUESTIONS`` questions, as arrays."""
+    """Scene i of a split with ``questions`` questions, as arrays."""
 
-    def __init__(self, split: str, seed: int, count: int, kinds: tuple[str, ...], start: int = 0) -> None:
-        self.split, self.seed, self.count, self.kinds, self.start = split, seed, count, kinds, start
+    def __init__(self, split: str, seed: int, count: int, course: Course, start: int = 0) -> None:
+        self.split, self.seed, self.count, self.start = split, seed, count, start
+        self.kinds, self.questions = course.kinds, course.questions
 
     def __len__(self) -> int:
         return self.count
@@ -62,11 +65,11 @@ class Scenes(torch.utils.data.Dataset[dict[str, NDArray[Any]]]):
         made, own = scene(self.split, self.start + number, self.seed, self.kinds)
         random = np.random.default_rng([self.seed, self.start + number])
         others = [q for q in questions_about(made, _beside(own.kind)) if q.topic != own.topic]
-        asked = [own, *(others[i] for i in random.permutation(len(others))[: QUESTIONS - 1])]
-        while len(asked) < QUESTIONS:
+        asked = [own, *(others[i] for i in random.permutation(len(others))[: self.questions - 1])]
+        while len(asked) < self.questions:
             asked.append(own)
         array = texture(made.picture, (TEXTURE, TEXTURE))
-        words = [encode(q.text) for q in asked]
+        words = [tokens(q.text) for q in asked]
         glyphs = np.zeros((GRID, GRID), np.float32)
         for question in questions_about(made, ("colour",)) or ():
             glyphs = np.maximum(glyphs, relevance_target(made, question, (GRID, GRID)))
@@ -90,7 +93,7 @@ def _beside(kind: str) -> tuple[str, ...]:
 def batches(split: str, seed: int, count: int, course: Course, start: int = 0) -> Iterator[Batch]:
     """Batches in order, made by ``course.workers`` processes."""
     loader = torch.utils.data.DataLoader(
-        Scenes(split, seed, count, course.kinds, start),
+        Scenes(split, seed, count, course, start),
         course.batch,
         num_workers=course.workers,
         drop_last=True,
@@ -103,29 +106,24 @@ def score_loss(scorer: Scorer, batch: Batch) -> tuple[Tensor, Tensor]:
     """The scorer's loss, and the balanced relevance (B * Q, R, C)."""
     features = scorer.features(batch["texture"])
     salient = scorer.perspectival(features)
-    many = features.repeat_interleave(QUESTIONS, 0)
+    asked_of_each = batch["ids"].shape[1]
+    many = features.repeat_interleave(asked_of_each, 0)
     ids, mask = batch["ids"].flatten(0, 1), batch["mask"].flatten(0, 1)
     words = scorer.words(ids, mask)
     asked = scorer.participatory(many, words, mask)
     weights = scorer.balance(words, mask)
     maps = torch.stack(
         [
-            batch["information"].repeat_interleave(QUESTIONS, 0),
-            salient.sigmoid().repeat_interleave(QUESTIONS, 0),
+            batch["information"].repeat_interleave(asked_of_each, 0),
+            salient.sigmoid().repeat_interleave(asked_of_each, 0),
             asked.sigmoid(),
         ],
         1,
     )
-    relevance = _mixed(maps, weights)
+    relevance = mixed(maps, weights)
     target = batch["target"].flatten(0, 1)
     loss = _cross_entropy(asked, target) + 0.3 * _cross_entropy(salient, batch["glyphs"])
     return loss + 0.5 * _weighted(relevance, target), relevance
-
-
-def _mixed(maps: Tensor, weights: Tensor) -> Tensor:
-    from edgekiln.arrcoc.scorers import mixed
-
-    return mixed(maps, weights)
 
 
 POSITIVE = 12.0
@@ -145,11 +143,11 @@ def answer_logits(
     reader: Reader, batch: Batch, relevance: Tensor, count: int | None, side: int | None = None
 ) -> Tensor:
     """Logits (B * Q, 10) with the coarsest level and ``count`` windows, or uniform at ``side`` tokens."""
-    pictures = batch["picture"].float().div(255).repeat_interleave(QUESTIONS, 0)
+    pictures = batch["picture"].float().div(255).repeat_interleave(batch["ids"].shape[1], 0)
     full = views.with_relevance(pictures, relevance)
     if side is not None:
         tokens = reader.encoder(views.uniform(full, side))
-        level = {7: 0.0, 14: 1.0, 28: 2.0}.get(side, -1.0)
+        level = LEVEL_OF.get(side, -1.0)
         positions = views.uniform_positions(relevance, side, level)
     else:
         assert count is not None
@@ -181,7 +179,7 @@ def train(seed: int, course: Course, tell: Tell) -> tuple[Scorer, Reader]:
     machine and versions."""
     torch.manual_seed(seed)
     torch.set_num_threads(course.threads)
-    scorer, reader = Scorer(SIZE, LENGTH), Reader(SIZE, LENGTH)
+    scorer, reader = Scorer(TOKENS, LENGTH), Reader(TOKENS, LENGTH)
     random = torch.Generator().manual_seed(seed)
 
     def scoring(batch: Batch) -> Tensor:
@@ -242,6 +240,6 @@ def _stage(
         nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimiser.step()
         schedule.step()
-        recent += (float(loss) - recent) * (0.05 if step else 1)
+        recent += (loss.item() - recent) * (0.05 if step else 1)
         if step % 50 == 49 or step == steps - 1:
             tell(f"{name} {step + 1}/{steps}: loss {recent:.3f}, {time.monotonic() - began:.0f} s")

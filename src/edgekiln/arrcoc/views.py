@@ -13,6 +13,8 @@ from torch.nn import functional
 from edgekiln.arrcoc.reader import MARGIN
 
 PATCH = 16
+PEAK = 0.5
+"""How much the greatest relevance in a cell counts against the mean: a glyph is small."""
 CELL = 4
 """Tokens on a side of a window, which is one cell of the coarsest level in full detail."""
 
@@ -52,7 +54,7 @@ def uniform_positions(relevance: Tensor, side: int, level: float) -> Tensor:
 
 def window_positions(relevance: Tensor, cells: Tensor) -> Tensor:
     """(B, K * 16, 4) for the tokens of ``windows``."""
-    batch, rows, columns = relevance.shape
+    _, rows, columns = relevance.shape
     row = (cells // (columns // CELL) * CELL)[..., None] + torch.arange(CELL).repeat_interleave(CELL)
     column = (cells % (columns // CELL) * CELL)[..., None] + torch.arange(CELL).repeat(CELL)
     row, column = row.flatten(1), column.flatten(1)
@@ -62,9 +64,11 @@ def window_positions(relevance: Tensor, cells: Tensor) -> Tensor:
 
 
 def cells_by_relevance(relevance: Tensor, count: int) -> Tensor:
-    """The ``count`` cells of the coarsest level with the greatest relevance (B, count), ties by position."""
-    peaks = functional.max_pool2d(relevance[:, None], CELL).flatten(1)
-    return peaks.sort(1, descending=True, stable=True).indices[:, :count]
+    """The ``count`` cells of the coarsest level with the greatest relevance (B, count), ties by position: as
+    ``allocate`` chooses windows with ``PEAK``, in floating point."""
+    maps = relevance[:, None]
+    worth = (1 - PEAK) * functional.avg_pool2d(maps, CELL) + PEAK * functional.max_pool2d(maps, CELL)
+    return worth.flatten(1).sort(dim=1, descending=True, stable=True).indices[:, :count].sort(1).values
 
 
 def _framed(pictures: Tensor) -> Tensor:
