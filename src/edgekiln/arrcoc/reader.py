@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgekiln.arrcoc.scorers import Attention, Words
+from edgekiln.arrcoc.scorers import Attention, Words, convolution
 
 WIDTH = 96
 MARGIN = 12
@@ -33,16 +33,12 @@ class Encoder(nn.Module):
     def __init__(self, width: int = WIDTH) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(4, 24, 4, stride=2),
-            nn.ReLU(),
-            nn.Conv2d(24, 32, 4),
-            nn.ReLU(),
+            *convolution(4, 24, 4, stride=2),
+            *convolution(24, 32, 4),
             nn.MaxPool2d(2),
-            nn.Conv2d(32, 64, 3),
-            nn.ReLU(),
+            *convolution(32, 64, 3),
             nn.MaxPool2d(2),
-            nn.Conv2d(64, width, 3, stride=2),
-            nn.ReLU(),
+            *convolution(64, width, 3, stride=2),
         )
 
     def forward(self, pictures: Tensor) -> Tensor:

@@ -61,21 +61,27 @@ class Attention(nn.Module):
         return found
 
 
+def convolution(taken: int, given: int, size: int, stride: int = 1, padding: int = 0) -> tuple[nn.Module, ...]:
+    """A convolution with batch normalisation, which exporting folds into it, and a ReLU."""
+    return (
+        nn.Conv2d(taken, given, size, stride=stride, padding=padding, bias=False),
+        nn.BatchNorm2d(given),
+        nn.ReLU(),
+    )
+
+
 class Features(nn.Module):
     """The texture array (B, 13, 8R, 8C) to a vector for each token of the finest grid: (B, D, R, C)."""
 
     def __init__(self, width: int = FEATURES) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(CHANNELS, 16, 3, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(16, 24, 3, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(24, 32, 3, padding=1),
-            nn.ReLU(),
+            nn.BatchNorm2d(CHANNELS),
+            *convolution(CHANNELS, 16, 3, stride=2, padding=1),
+            *convolution(16, 32, 3, stride=2, padding=1),
+            *convolution(32, 32, 3, padding=1),
             nn.MaxPool2d(2),
-            nn.Conv2d(32, width, 3, padding=1),
-            nn.ReLU(),
+            *convolution(32, width, 3, padding=1),
         )
         self.where = nn.Conv2d(3, width, 1)  # y, x and eccentricity, past everything that blurs them
 
@@ -90,7 +96,7 @@ class Perspectival(nn.Module):
 
     def __init__(self, width: int = FEATURES) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Conv2d(width, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 1, 1))
+        self.layers = nn.Sequential(*convolution(width, 16, 3, padding=1), nn.Conv2d(16, 1, 1))
 
     def forward(self, features: Tensor) -> Tensor:
         found: Tensor = self.layers(features)[:, 0]

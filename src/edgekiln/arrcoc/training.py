@@ -43,8 +43,8 @@ class Course(Record, frozen=True, kw_only=True):
     score: int = 9600
     read: int = 4800
     joint: int = 3200
-    batch: int = 16
-    rate: float = 2e-3
+    batch: int = 8
+    rate: float = 3e-3
     kinds: tuple[str, ...] = ("colour", "colour", "place", "count")
     questions: int = 3
     workers: int = 1
