@@ -115,7 +115,7 @@ def test_the_splits_keep_to_their_own_photographs_and_fonts(few: Made) -> None:
 def test_every_photograph_and_font_of_a_split_is_used() -> None:
     used: dict[Split, set[str]] = defaultdict(set)
     for split in SPLITS:
-        for made, _ in scenes(split, 120, 2, ("colour",)):
+        for made, _ in scenes(split, 80 if split == "train" else 30, 2, ("colour",)):
             used[split] |= {made.cut.photograph, *(g.font for g in made.glyphs)}
         assert used[split] == {p.name for p in photographs(split)} | {f.name for f in fonts.fonts(split)}
 
@@ -186,8 +186,9 @@ def test_a_plain_reader_that_never_saw_the_fonts_reads_most_digits(few: Made) ->
             read[made.split].append(digits[int(away.argmin())] == glyph.digit)
     share = {split: float(np.mean(hits)) for split, hits in read.items()}
     print("read by the nearest template:", share)
-    assert share["train"] >= 0.8
-    assert share["test"] >= 0.6
+    assert share["train"] >= 0.95
+    assert share["validation"] >= 0.9
+    assert share["test"] >= 0.75
 
 
 # ---------------------------------------------------------------- no shortcuts

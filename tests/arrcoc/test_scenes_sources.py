@@ -108,3 +108,13 @@ def test_another_file_in_the_package_is_noticed() -> None:
 def test_an_unknown_split_is_refused_with_the_known_ones() -> None:
     with pytest.raises(BadInput, match="Did you mean 'train'"):
         scene("training", 0)
+
+
+def test_the_documentation_lists_every_source() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "arrcoc" / "scenes.md").read_text(encoding="utf-8")
+    for p in PHOTOGRAPHS:
+        assert f"| {p.name} | {p.package} | {p.split} | {p.licence} |" in text
+    for f in fonts.FONTS:
+        row = next(line for line in text.splitlines() if line.startswith(f"| {f.family} |"))
+        assert row.endswith(f"| {f.split} | {f.licence} |")
+        assert f.name in row

@@ -138,7 +138,7 @@ def mask(
     ImageDraw.Draw(ground).text(start, str(digit), fill=255, font=_face(font, size))
     coverage: NDArray[np.uint8] = np.array(ground)
     coverage[coverage < LEAST_COVERAGE] = 0
-    rows, columns = coverage.any(axis=1).nonzero()[0], coverage.any(axis=0).nonzero()[0]
+    rows, columns = np.flatnonzero(coverage.any(axis=1)), np.flatnonzero(coverage.any(axis=0))
     cut = coverage[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].copy()
     cut.setflags(write=False)
     return cut
