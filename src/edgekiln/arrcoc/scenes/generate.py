@@ -236,7 +236,7 @@ def _dressed(figures: list[tuple[int, str]], split: Split, random: np.random.Gen
 
 
 def _coverage(glyph: Glyph) -> NDArray[np.uint8]:
-    return fonts.mask(fonts.font(glyph.font), glyph.size, glyph.digit, *glyph.phase)
+    return fonts.mask(glyph.font, glyph.size, glyph.digit, *glyph.phase)
 
 
 def draw(picture: NDArray[np.uint8], glyph: Glyph) -> None:
