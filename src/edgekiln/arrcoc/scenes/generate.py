@@ -1,9 +1,9 @@
 """Scenes: a cut of a real photograph with small coloured digits on it, and a question about them.
 
 A scene is a function of (split, index, seed, kinds, glyph count), whatever was made before it or beside it:
-each has a random stream of its own. Digits, fonts and topics are drawn evenly and independently of the rest, so
-that neither the photograph nor the question's wording tells the answer; colours and places as evenly as the
-contrast allows.
+each has a random stream of its own. Digits, fonts and topics are drawn evenly and independently of the rest,
+so that neither the photograph nor the question's wording tells the answer; colours and places as evenly as
+the contrast allows.
 """
 
 from __future__ import annotations
