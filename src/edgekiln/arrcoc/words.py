@@ -22,9 +22,9 @@ LONGEST = 2_000
 BUCKETS = 8
 """Numbers for words outside the vocabulary."""
 _WORDS = """
-are blue bottom centre closest corner count cyan digit digits edge furthest green how in is left leftmost lowest
-many me middle nearest number numbers of one orange pink purple read red right rightmost tell the there to top
-topmost what which written yellow
+are blue bottom centre closest corner count cyan digit digits edge furthest green how in is left
+leftmost lowest many me middle nearest number numbers of one orange pink purple read red right rightmost
+tell the there to top topmost what which written yellow
 """
 VOCABULARY = tuple(_WORDS.split())
 TOKENS = 1 + len(VOCABULARY) + BUCKETS

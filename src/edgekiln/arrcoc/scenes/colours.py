@@ -15,8 +15,8 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "yellow": (250, 235, 40),
     "green": (25, 165, 45),
     "cyan": (20, 215, 225),
-    "blue": (35, 60, 230),
-    "purple": (135, 45, 185),
+    "blue": (30, 85, 235),
+    "purple": (150, 45, 165),
     "pink": (255, 125, 195),
 }
 JITTER = 14

@@ -93,7 +93,14 @@ FONTS: tuple[Font, ...] = (
     ),
     *_family("Computer Modern Sans", "validation", _BAKOMA, cmss10="7df91a83d05b2e47"),
     *_family("Computer Modern Typewriter", "validation", _BAKOMA, cmtt10="6211f09ae9359999"),
-    *_family("Computer Modern Roman", "test", _BAKOMA, cmr10="4dd9761b058c009d", cmb10="074497b50c43ea57"),
+    *_family(
+        "Computer Modern Roman",
+        "test",
+        _BAKOMA,
+        cmr10="4dd9761b058c009d",
+        cmb10="074497b50c43ea57",
+        cmti10="f9f1f9f654308ae8",
+    ),
     Font(name="Aileron", family="Aileron", split="test", file="", sha256_head="", licence="CC0"),
 )
 
@@ -105,40 +112,33 @@ def fonts(split: Split) -> tuple[Font, ...]:
 
 
 @functools.cache
-def font(name: str) -> Font:
-    """The font of this name in the table."""
-    return next(f for f in FONTS if f.name == name)
-
-
-@functools.cache
 def _content(font: Font) -> bytes:
     return package_file("matplotlib", font.file, font.sha256_head, "reading the font")
 
 
 @functools.cache
-def _face(font: Font, size: float) -> ImageFont.FreeTypeFont:
-    if font.file:
-        return ImageFont.truetype(io.BytesIO(_content(font)), size)
+def _face(name: str, size: float) -> ImageFont.FreeTypeFont:
+    font = next(f for f in FONTS if f.name == name)
     if not features.check("freetype2"):
         cure = "Install Pillow from a wheel, or build it with FreeType."
-        raise NotRunnableHere("drawing with the font", font.name, "this Pillow has no FreeType", cure)
+        raise NotRunnableHere("drawing with the font", name, "this Pillow has no FreeType", cure)
+    if font.file:
+        return ImageFont.truetype(io.BytesIO(_content(font)), size, layout_engine=ImageFont.Layout.BASIC)
     face = ImageFont.load_default(size)
     assert isinstance(face, ImageFont.FreeTypeFont)
     return face
 
 
 @functools.cache
-def mask(
-    font: Font, size: float, digit: int, phase_y: float = 0.0, phase_x: float = 0.0
-) -> NDArray[np.uint8]:
-    """Coverage 0..255 of one antialiased digit, cut to its ink: read-only uint8 (height, width)."""
+def mask(name: str, size: float, digit: int, phase_y: float, phase_x: float) -> NDArray[np.uint8]:
+    """One antialiased digit of the named font, cut to its ink: coverage 0..255, read-only uint8 (h, w)."""
     side = int(4 * size)
     ground = Image.new("L", (side, side))
     start = (side // 4 + phase_x, side // 4 + phase_y)
-    ImageDraw.Draw(ground).text(start, str(digit), fill=255, font=_face(font, size))
+    ImageDraw.Draw(ground).text(start, str(digit), fill=255, font=_face(name, size))
     coverage: NDArray[np.uint8] = np.array(ground)
     coverage[coverage < LEAST_COVERAGE] = 0
-    rows, columns = coverage.any(axis=1).nonzero()[0], coverage.any(axis=0).nonzero()[0]
+    rows, columns = np.flatnonzero(coverage.any(axis=1)), np.flatnonzero(coverage.any(axis=0))
     cut = coverage[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].copy()
     cut.setflags(write=False)
     return cut

@@ -1,8 +1,9 @@
 """Scenes: a cut of a real photograph with small coloured digits on it, and a question about them.
 
 A scene is a function of (split, index, seed, kinds, glyph count), whatever was made before it or beside it:
-each has a random stream of its own. Digits, colours, fonts and places are drawn evenly and independently, so
-that neither the photograph nor the question's wording tells the answer.
+each has a random stream of its own. Digits, fonts and topics are drawn evenly and independently of the rest,
+so that neither the photograph nor the question's wording tells the answer; colours and places as evenly as
+the contrast allows.
 """
 
 from __future__ import annotations
@@ -165,7 +166,8 @@ def _figures(kind: Kind, topic: str, glyphs: int, random: np.random.Generator) -
     answer = int(random.integers(10))
     others = [name for name in names if name != topic]
     chosen = [topic] * answer + [others[i] for i in random.integers(len(others), size=total - answer)]
-    return list(zip(random.integers(10, size=total).tolist(), chosen, strict=True))
+    shuffled = [chosen[i] for i in random.permutation(total)]
+    return list(zip(random.integers(10, size=total).tolist(), shuffled, strict=True))
 
 
 def _placed(
@@ -236,7 +238,7 @@ def _dressed(figures: list[tuple[int, str]], split: Split, random: np.random.Gen
 
 
 def _coverage(glyph: Glyph) -> NDArray[np.uint8]:
-    return fonts.mask(fonts.font(glyph.font), glyph.size, glyph.digit, *glyph.phase)
+    return fonts.mask(glyph.font, glyph.size, glyph.digit, *glyph.phase)
 
 
 def draw(picture: NDArray[np.uint8], glyph: Glyph) -> None:
