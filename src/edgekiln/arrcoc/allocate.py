@@ -2,21 +2,21 @@
 
 Splits are taken in the order of their relevance until the next one does not fit. What a node's split is worth
 is the relevance in it: the sum over its finest cells. Read as a probability, that is the chance that what is
-asked for lies there; a doubling of the resolution costs 4 tokens at the first level and 3 at the others, so for
-one that is worth about as much at each level, the order is that of the expected gain per token.
+asked for lies there; a doubling of the resolution costs 4 tokens at the first level and 3 at the others, so
+where one is worth about as much at each level, the order is that of the expected gain per token.
 
 What is guaranteed, and why:
 
 - *Never over the total, always maximal*: what is taken is a prefix of the order, and if exactly the 3 tokens
   of a split are left where the next in order would open a region for 4, the first possible split for 3.
-- *A cell that dominates is never behind*. If every cell of region (or sibling) C is at least as relevant as the
-  cell of the same place in A, and one is more, each node of C stands before its counterpart in A: its worth is
-  not smaller, and among equals the parents' decide, up to C's own, which is greater. So C is refined at every
-  place where A is.
-- *To raise a cell never coarsens it*. The nodes above the raised cell only move forward in the order, and none
-  that stood behind one of them passes it: the leaf that holds the cell can't become coarser. All nodes of its
-  region move forward against all others, and the region's k-th split costs the same whichever it is, so the
-  region's number of tokens does not fall.
+- *A cell that dominates is never behind*. If every cell of region (or sibling) C is at least as relevant as
+  the cell of the same place in A, and one is more, each node of C stands before its counterpart in A: its
+  worth is not smaller, and among equals the parents' decide, up to C's own, which is greater. So C is refined
+  at every place where A is.
+- *To raise a cell never coarsens it*. The nodes above the raised cell only move forward in the order, and
+  none that stood behind one of them passes it: the leaf that holds the cell can't become coarser. All nodes
+  of its region move forward against all others, and the region's k-th split costs the same whichever it is,
+  so the region's number of tokens does not fall.
 
 Relevance is compared in fixed point (2^-30), so that sums are exact and the same on every machine.
 """
