@@ -2,8 +2,8 @@
 
 Encoder and decoder are measured together, at several numbers of tokens. The median is fitted as
 ``a + b n + c n^2`` with no coefficient below 0 (a call costs something, linear layers go with n, attention
-with n^2), by least squares of the relative errors, so that it can only rise with n. The bound is the same form
-fitted to a percentile, raised until no measured point's own percentile lies above it.
+with n^2), by least squares of the relative errors, so that it can only rise with n. The bound is the same
+form fitted to a percentile, raised until no measured point's own percentile lies above it.
 
 A model holds for the machine, the runtime's version and the number of threads that it was measured with; what
 differs elsewhere is an error, or said in the answer where the caller takes it nevertheless.
@@ -15,6 +15,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
@@ -24,13 +25,11 @@ from numpy.typing import NDArray
 
 from edgekiln.errors import BadInput
 from edgekiln.files import write_json
-from edgekiln.forecast.fitting import non_negative
 from edgekiln.prove.environment import fingerprint, fitness, version_of
 from edgekiln.records import Record, Scalar
 
 DOING = "fitting a cost model"
 TERMS = 3
-SWEEPS = 5000
 MACHINE = ("cpu_model", "arch", "cpus_usable", "cpu_quota")
 """What tells machines apart here; kernel, memory and Python change without changing the times much."""
 _LIMIT_BYTES = 1 << 20
@@ -205,11 +204,23 @@ def _measured(point: Point, percentile: float) -> Measured:
 
 
 def _form(tokens: NDArray[np.float64], ms: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The coefficients (3,) >= 0 of 1, n, n^2 with the least squares of relative errors."""
+    """The coefficients (3,) >= 0 of 1, n, n^2 with the least squares of relative errors.
+
+    Exact: the answer is the unrestricted one on the terms that it uses, so it is the best of the seven sets
+    of terms that need no negative coefficient. (``forecast.fitting.non_negative`` goes by coordinates; over a
+    narrow range of n the terms are so alike that it does not arrive.)
+    """
     unit = tokens.max()
     shares = np.vander(tokens / unit, TERMS, increasing=True) / ms[:, None]
-    found = non_negative(shares, np.ones(len(ms)), sweeps=SWEEPS, tolerance=1e-10)
-    scaled: NDArray[np.float64] = found / unit ** np.arange(TERMS)
+    best, least = np.zeros(TERMS), math.inf
+    for size in range(1, TERMS + 1):
+        for terms in map(list, combinations(range(TERMS), size)):
+            found = np.linalg.lstsq(shares[:, terms], np.ones(len(ms)), rcond=None)[0]
+            error = float(np.sum((shares[:, terms] @ found - 1) ** 2))
+            if (found >= 0).all() and error < least:
+                best, least = np.zeros(TERMS), error
+                best[terms] = found
+    scaled: NDArray[np.float64] = best / unit ** np.arange(TERMS)
     return scaled
 
 
@@ -307,7 +318,7 @@ def _told(value: Scalar | None) -> str:
 
 @functools.lru_cache(maxsize=8)
 def _now(runtime: str, threads: int) -> Origin:
-    return origin(runtime, threads, unfit=())
+    return _origin("host", runtime, version_of(runtime) or "not installed", threads, ())
 
 
 # ---------------------------------------------------------------- the clock, the machine, the file
@@ -352,6 +363,10 @@ def origin(
     if version is None:
         why = "no such package is installed"
         raise BadInput("describing", f"the runtime {runtime}", why, "Give the name of its package")
+    return _origin(device, runtime, version, threads, fitness(look_seconds=0.0) if unfit is None else unfit)
+
+
+def _origin(device: str, runtime: str, version: str, threads: int, unfit: tuple[str, ...]) -> Origin:
     told = fingerprint()
     return Origin(
         device=device,
@@ -360,7 +375,7 @@ def origin(
         runtime_version=version,
         threads=threads,
         machine={key: told[key] for key in MACHINE if key in told},
-        unfit=fitness(look_seconds=0.0) if unfit is None else unfit,
+        unfit=unfit,
     )
 
 
