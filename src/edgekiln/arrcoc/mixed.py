@@ -41,18 +41,24 @@ def pyramid(picture: NDArray[_Pixel], grid: Grid) -> tuple[NDArray[_Pixel], ...]
     and rounded once, half up; float32 stays float32. Raises BadInput for another size, type or shape.
     """
     _check(picture, grid)
-    whole = picture.dtype == np.uint8
-    levels: list[NDArray[Any]] = [picture]
-    sums: NDArray[Any] = picture
-    for step in range(1, grid.levels):
-        if whole:
-            # 255 * 4^3 fits into 16 bits, so the sums of all the levels that a grid may have are exact.
-            sums = _fourfold(sums, np.uint16)
-            levels.append(((sums + (1 << (2 * step - 1))) >> (2 * step)).astype(np.uint8))
-        else:
-            sums = _fourfold(sums, np.float32) * np.float32(0.25)
-            levels.append(sums)
-    return tuple(levels[::-1])
+    height, width = grid.canvas
+    finer_first: list[NDArray[Any]] = [
+        np.empty((3, height >> step, width >> step), picture.dtype).transpose(1, 2, 0)
+        for step in range(1, grid.levels)
+    ]
+    side = height // grid.rows  # a row of regions at a time: what is in between stays in the cache
+    for top in range(0, height, side):
+        part: NDArray[Any] = picture[top : top + side]
+        for step, level in enumerate(finer_first, 1):
+            here = level[top >> step : (top + side) >> step]
+            if picture.dtype == np.uint8:
+                # 255 * 4^3 fits into 16 bits: the sums are exact at all the levels that a grid may have.
+                part = _fourfold(part, np.uint16)
+                here[...] = (part + (1 << (2 * step - 1))) >> (2 * step)
+            else:
+                part = _fourfold(part, np.float32) * np.float32(0.25)
+                here[...] = part
+    return (*finer_first[::-1], picture)
 
 
 def gather(levels: tuple[NDArray[_Pixel], ...], tokens: Tokens) -> NDArray[_Pixel]:
@@ -134,8 +140,9 @@ def overlay(
     grey = colour @ np.array([[0.299], [0.587], [0.114]], np.float32)
     kept = np.sqrt(share)
     base = (grey + (colour - grey) * (0.3 + 0.7 * kept)) * (DIM + (1 - DIM) * kept)
-    steps = np.linspace(0, 1, len(HEAT))
-    glow = np.stack([np.interp(share[:, :, 0], steps, c) for c in np.array(HEAT).T], axis=2)
+    stops, steps = np.linspace(0, 1, len(HEAT)), np.linspace(0, 1, 256)
+    table = np.stack([np.interp(steps, stops, c) for c in np.array(HEAT).T], axis=1).astype(np.float32)
+    glow = table[(share[:, :, 0] * 255).round().astype(np.uint8)]
     mixed = base + (glow * (0.3 + grey / 255) - base) * TINT * share
     white = _lines(allocation, scale)[:, :, None]
     drawn: NDArray[np.uint8] = (mixed + (255 - mixed) * white).round().clip(0, 255).astype(np.uint8)
@@ -163,10 +170,12 @@ def _lines(allocation: Allocation, scale: int) -> NDArray[np.float32]:
 
 
 def _fourfold(picture: NDArray[Any], dtype: type[np.generic]) -> NDArray[Any]:
-    """Sums of 2 x 2 pixels: (H, W, 3) to (H / 2, W / 2, 3)."""
+    """Sums of 2 x 2 pixels: (H, W, 3) to (H / 2, W / 2, 3), a view of memory that holds planes."""
     rows = np.add(picture[0::2], picture[1::2], dtype=dtype)
-    both: NDArray[Any] = rows[:, 0::2] + rows[:, 1::2]
-    return both
+    planes = np.empty((3, rows.shape[0], rows.shape[1] // 2), dtype)
+    for channel, plane in enumerate(planes):  # NumPy is four times as slow along an axis of 3
+        np.add(rows[:, 0::2, channel], rows[:, 1::2, channel], out=plane)
+    return planes.transpose(1, 2, 0)
 
 
 def _tiles(picture: NDArray[_Pixel], side: int = PATCH) -> NDArray[_Pixel]:
