@@ -103,6 +103,28 @@ def test_a_total_below_the_coarsest_level_tells_the_least_that_would_do() -> Non
     assert len(allocate(np.zeros(COMPACT.finest), caught.value.least)) == 49
 
 
+def splits(found: Allocation) -> set[tuple[int, int, int]]:
+    """The nodes that gave way to finer ones."""
+    levels, grid = detail(found), found.grid
+    sides = [(level, 1 << (grid.levels - 1 - level), grid.shape(level)) for level in range(grid.levels - 1)]
+    return {
+        (level, row, col)
+        for level, side, (rows, cols) in sides
+        for row, col in itertools.product(range(rows), range(cols))
+        if levels[row * side : (row + 1) * side, col * side : (col + 1) * side].max() > level
+    }
+
+
+@settings(deadline=None)
+@given(scenes(), MODES, st.integers(1, 20))
+def test_a_larger_total_keeps_all_splits_but_the_one_that_took_the_last_tokens(
+    scene: tuple[Grid, Map, int], mode: Mode, more: int
+) -> None:
+    grid, relevance, total = scene
+    smaller, larger = (splits(allocate(relevance, t, grid, mode=mode)) for t in (total, total + more))
+    assert len(smaller - larger) <= (mode == "quadtree")
+
+
 # ---------------------------------------------------------------- the shape
 
 
