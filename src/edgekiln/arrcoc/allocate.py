@@ -1,22 +1,24 @@
 """Which regions of a picture are looked at closely: relevance and a total of tokens in, a quadtree out.
 
-Splits are taken in the order of their relevance until the next one does not fit. What a node's split is worth
-is the relevance in it: the sum over its finest cells. Read as a probability, that is the chance that what is
-asked for lies there; a doubling of the resolution costs 4 tokens at the first level and 3 at the others, so for
-one that is worth about as much at each level, the order is that of the expected gain per token.
+Splits are taken in the order of their worth until the next one does not fit. A node's worth is the relevance
+in it, mixed of two: the sum over its finest cells (divided by the cells of a region), and with a share of
+``PEAK`` the largest of them. The sum, read as a probability, is the chance that what is asked for lies there;
+as a doubling of the resolution costs 4 tokens at the first level and 3 at the others, an order by it is about
+that of the expected gain per token. The peak keeps what is small and distinct from drowning in weak noise
+over many cells. Neither is ever larger in a child, so that no node is worth more than its parent.
 
 What is guaranteed, and why:
 
 - *Never over the total, always maximal*: what is taken is a prefix of the order, and if exactly the 3 tokens
   of a split are left where the next in order would open a region for 4, the first possible split for 3.
-- *A cell that dominates is never behind*. If every cell of region (or sibling) C is at least as relevant as the
-  cell of the same place in A, and one is more, each node of C stands before its counterpart in A: its worth is
-  not smaller, and among equals the parents' decide, up to C's own, which is greater. So C is refined at every
-  place where A is.
-- *To raise a cell never coarsens it*. The nodes above the raised cell only move forward in the order, and none
-  that stood behind one of them passes it: the leaf that holds the cell can't become coarser. All nodes of its
-  region move forward against all others, and the region's k-th split costs the same whichever it is, so the
-  region's number of tokens does not fall.
+- *A cell that dominates is never behind*. If every cell of region (or sibling) C is at least as relevant as
+  the cell of the same place in A, and one is more, each node of C stands before its counterpart in A: its
+  worth is not smaller, and among equals the parents' decide, up to C's own, which is greater. So C is refined
+  at every place where A is.
+- *To raise a cell never coarsens it*. The nodes above the raised cell only move forward in the order, and
+  none that stood behind one of them passes it: the leaf that holds the cell can't become coarser. All nodes
+  of its region move forward against all others, and the region's k-th split costs the same whichever it is,
+  so the region's number of tokens does not fall.
 
 Relevance is compared in fixed point (2^-30), so that sums are exact and the same on every machine.
 """
@@ -38,6 +40,9 @@ BUCKETS = (49, 65, 81, 113, 177, 305)
 """Static shapes of the compact system in tokens: 49 regions and 0, 1, 2, 4, 8 or 16 of them whole."""
 ONE = 1 << 30
 SHARES = 256
+PEAK = 0.25
+"""The share of the peak. On simulated maps (benchmarks/arrcoc/allocation.py) it finds more than 0 does, far
+more where the background is noisy, and a larger one gains little."""
 _BEFORE_ALL = np.iinfo(np.int64).min
 DOING = "allocating"
 
@@ -63,14 +68,13 @@ class Padded(NamedTuple):
 
 
 def allocate(
-    relevance: ArrayLike, total: int, grid: Grid = COMPACT, *, mode: Mode = "quadtree", peak: float = 0.0
+    relevance: ArrayLike, total: int, grid: Grid = COMPACT, *, mode: Mode = "quadtree", peak: float = PEAK
 ) -> Allocation:
     """At most ``total`` tokens on ``grid``, finer where ``relevance`` (``grid.finest``, in 0..1) is high.
 
     ``mode`` "quadtree" refines a region by single splits (+4, then +3 each); "windows" refines it whole to
-    the finest level or not at all (+16 with 3 levels), the most relevant regions first. ``peak`` in 0..1
-    (below 1, in steps of 1/256) is the share of a node's largest cell against the mean over its region: 0
-    asks for the most relevance in all, more of it prefers what is small and distinct. Ties go to the node
+    the finest level or not at all (+16 with 3 levels), those worth most first. ``peak`` in 0..1 (below 1, in
+    steps of 1/256) is the share of a node's largest cell in its worth, against the sum. Ties go to the node
     whose parent is worth more, then to the coarser, the upper and the left one.
 
     Raises BudgetTooSmall (with ``least``) where the coarsest level does not fit; BadInput for a map of
