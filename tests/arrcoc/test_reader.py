@@ -8,8 +8,9 @@ import torch
 
 from edgekiln.arrcoc import compact, views
 from edgekiln.arrcoc.allocate import allocate
+from edgekiln.arrcoc.compact import MARGIN
 from edgekiln.arrcoc.exporting import export
-from edgekiln.arrcoc.reader import MARGIN, Reader
+from edgekiln.arrcoc.reader import Reader
 from edgekiln.arrcoc.scenes.generate import scene
 from edgekiln.arrcoc.scorers import Scorer
 from edgekiln.arrcoc.words import LENGTH, TOKENS

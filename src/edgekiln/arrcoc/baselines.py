@@ -58,8 +58,8 @@ def _mean(plane: Map, rows: int, columns: int) -> Map:
 def by_attention(
     reader: Reader, tokens: Tensor, positions: Tensor, words: Tensor, mask: Tensor, keep: int
 ) -> Tensor:
-    """FastV-like (Chen et al. 2024): indices (B, keep) of the tokens (B, N, D) that the words attend to most in
-    the decoder's first layer."""
+    """FastV-like (Chen et al. 2024): indices (B, keep) of the tokens (B, N, D) that the words attend to most
+    in the decoder's first layer."""
     first = reader.first
     seen = reader.seen(tokens, positions)
     q, k = first.split(first.query(words)), first.split(first.key(seen))

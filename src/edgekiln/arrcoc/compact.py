@@ -29,8 +29,10 @@ VERSION = 1
 """Of the folder's form; raised where a file's inputs change their meaning."""
 TEXTURE = 224
 MARGIN = 12
+"""Pixels around a token's square that its vector sees."""
 SIDE = 64 + 2 * MARGIN
 PEAK = 0.5
+"""How much the greatest relevance in a region counts against the mean: a glyph is small."""
 DOING = "opening the compact system in"
 Array = NDArray[np.float32]
 
@@ -176,8 +178,8 @@ def regions(allocation: Allocation) -> list[tuple[int, int]]:
 
 
 def positions(relevance: Array, cells: Sequence[tuple[int, int]]) -> Array:
-    """Where each token lies, (49 + 16 K, 4): y and x in 0..1, level, greatest relevance; the coarsest level row
-    by row, then window after window row by row."""
+    """Where each token lies, (49 + 16 K, 4): y and x in 0..1, level, greatest relevance; the coarsest level
+    row by row, then window after window row by row."""
     coarse = np.empty((7, 7, 4), np.float32)
     coarse[..., 0] = ((np.arange(7) + 0.5) / 7)[:, None]
     coarse[..., 1] = (np.arange(7) + 0.5) / 7

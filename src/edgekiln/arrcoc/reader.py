@@ -17,8 +17,6 @@ from torch.nn import functional
 from edgekiln.arrcoc.scorers import Attention, Words, convolution
 
 WIDTH = 96
-MARGIN = 12
-"""Pixels around a token's square that its vector sees."""
 ANSWERS = 10
 LEVELS = 5
 """One more than the quadtree's: level -1 is that of uniform grids that are no power of two."""

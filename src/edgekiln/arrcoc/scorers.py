@@ -61,7 +61,9 @@ class Attention(nn.Module):
         return found
 
 
-def convolution(taken: int, given: int, size: int, stride: int = 1, padding: int = 0) -> tuple[nn.Module, ...]:
+def convolution(
+    taken: int, given: int, size: int, stride: int = 1, padding: int = 0
+) -> tuple[nn.Module, ...]:
     """A convolution with batch normalisation, which exporting folds into it, and a ReLU."""
     return (
         nn.Conv2d(taken, given, size, stride=stride, padding=padding, bias=False),

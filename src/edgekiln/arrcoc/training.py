@@ -23,7 +23,7 @@ from torch.nn import functional
 from edgekiln.arrcoc import views
 from edgekiln.arrcoc.information import information
 from edgekiln.arrcoc.reader import Reader
-from edgekiln.arrcoc.scenes.generate import relevance_target, scene, questions_about
+from edgekiln.arrcoc.scenes.generate import questions_about, relevance_target, scene
 from edgekiln.arrcoc.scorers import Scorer, mixed
 from edgekiln.arrcoc.texture import texture
 from edgekiln.arrcoc.words import LENGTH, TOKENS, tokens

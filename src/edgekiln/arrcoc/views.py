@@ -10,11 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgekiln.arrcoc.reader import MARGIN
+from edgekiln.arrcoc.compact import MARGIN, PEAK
 
 PATCH = 16
-PEAK = 0.5
-"""How much the greatest relevance in a cell counts against the mean: a glyph is small."""
 CELL = 4
 """Tokens on a side of a window, which is one cell of the coarsest level in full detail."""
 
