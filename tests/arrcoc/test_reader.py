@@ -80,7 +80,7 @@ def test_padding_does_not_change_an_answer(reader, seen):
 
 @torch.no_grad()
 def test_nothing_crosses_a_batch(reader, scorer, seen):
-    full, relevance = seen
+    _, relevance = seen
     texture = torch.rand(2, 13, 224, 224, generator=torch.Generator().manual_seed(3))
     ids, mask = torch.randint(1, TOKENS, (2, LENGTH)), torch.ones(2, LENGTH)
     both = scorer(texture, relevance, ids, mask)
@@ -156,7 +156,7 @@ def test_pictures_of_any_size_are_brought_to_the_canvas(folder, shape):
 
 
 def test_a_folder_of_another_version_or_half_a_folder_is_refused(folder, tmp_path):
-    with pytest.raises(BadInput, match="no compact.json"):
+    with pytest.raises(BadInput, match=r"no compact\.json"):
         compact.Compact(tmp_path)
     text = (folder / "compact.json").read_text()
     (tmp_path / "compact.json").write_text(text.replace('"version": 1', '"version": 7'))

@@ -120,7 +120,7 @@ class Participatory(nn.Module):
         self.out = nn.Sequential(nn.ReLU(), nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, 1))
 
     def forward(self, features: Tensor, words: Tensor, mask: Tensor) -> Tensor:
-        batch, width, rows, columns = features.shape
+        batch, _, rows, columns = features.shape
         places = features.flatten(2).transpose(1, 2)
         heard = self.attention(places, words, mask)
         both = self.held(places) * self.heard(heard)

@@ -1,4 +1,4 @@
-"""``python -m edgekiln.arrcoc.train INTO``: trains scorer and reader from nothing and keeps the checkpoint."""
+"""``python -m edgekiln.arrcoc.train INTO`` trains scorer and reader from nothing, keeps the checkpoint."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 1. The scorer, on boxes: participatory to the evidence of each question, perspectival to all glyphs, the
    balanced map to the evidence again.
-2. The reader, on jittered true windows: relevance made from the boxes, blurred, weakened and with false peaks.
+2. The reader, on true windows with relevance made from the boxes, blurred, weakened, with false peaks.
 3. Both together: the reader sees what the trained scorer allocates; the scorer keeps its own losses.
 
 Trained jointly from scratch the same networks stay at chance: an allocation that is wrong teaches nothing.

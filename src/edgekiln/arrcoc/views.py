@@ -18,7 +18,7 @@ CELL = 4
 
 
 def with_relevance(pictures: Tensor, relevance: Tensor) -> Tensor:
-    """Pictures (B, 3, H, W) and relevance (B, R, C) to (B, 4, H, W): each token's relevance over its square."""
+    """Pictures (B, 3, H, W) and relevance (B, R, C) to (B, 4, H, W): a token's over its square."""
     channel = functional.interpolate(relevance[:, None], size=pictures.shape[2:], mode="nearest")
     return torch.cat([pictures, channel], 1)
 
@@ -41,7 +41,7 @@ def windows(full: Tensor, cells: Tensor) -> Tensor:
 
 
 def uniform_positions(relevance: Tensor, side: int, level: float) -> Tensor:
-    """(B, side * side, 4) for the tokens of ``uniform``: y, x in 0..1, level, and the greatest relevance there."""
+    """(B, side * side, 4) for the tokens of ``uniform``: y, x in 0..1, level, greatest relevance."""
     batch = len(relevance)
     centre = (torch.arange(side) + 0.5) / side
     y, x = torch.meshgrid(centre, centre, indexing="ij")
