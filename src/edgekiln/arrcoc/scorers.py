@@ -17,6 +17,8 @@ CHANNELS = 13
 FEATURES = 32
 """Width of a place's and of a word's vector."""
 HEADS = 4
+HUES = 8
+"""Colours that the training names."""
 
 
 class Words(nn.Module):
@@ -150,6 +152,8 @@ class Scorer(nn.Module):
         self.features, self.words = Features(), Words(vocabulary, length)
         self.perspectival, self.participatory = Perspectival(), Participatory()
         self.balance = Balance()
+        self.hue = nn.Conv2d(FEATURES, HUES, 1)
+        """Which colour a glyph has: only training asks, so that the features tell colours apart early."""
 
     def forward(
         self, texture: Tensor, information: Tensor, ids: Tensor, mask: Tensor

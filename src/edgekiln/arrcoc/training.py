@@ -23,7 +23,9 @@ from torch.nn import functional
 from edgekiln.arrcoc import views
 from edgekiln.arrcoc.information import information
 from edgekiln.arrcoc.reader import Reader
-from edgekiln.arrcoc.scenes.generate import questions_about, relevance_target, scene
+from edgekiln.arrcoc.scenes.colours import COLOURS
+from edgekiln.arrcoc.scenes.generate import Scene, questions_about, relevance_target, scene
+from edgekiln.arrcoc.scenes.questions import Question
 from edgekiln.arrcoc.scorers import Scorer, mixed
 from edgekiln.arrcoc.texture import texture
 from edgekiln.arrcoc.words import LENGTH, TOKENS, tokens
@@ -70,14 +72,13 @@ class Scenes(torch.utils.data.Dataset[dict[str, NDArray[Any]]]):
             asked.append(own)
         array = texture(made.picture, (TEXTURE, TEXTURE))
         words = [tokens(q.text) for q in asked]
-        glyphs = np.zeros((GRID, GRID), np.float32)
-        for question in questions_about(made, ("colour",)) or ():
-            glyphs = np.maximum(glyphs, relevance_target(made, question, (GRID, GRID)))
+        glyphs, colours = glyphs_of(made)
         return {
             "picture": made.picture.transpose(2, 0, 1).copy(),
             "texture": array,
             "information": information(array, GRID, GRID),
             "glyphs": glyphs,
+            "colours": colours,
             "ids": np.stack([w[0] for w in words]),
             "mask": np.stack([w[1] for w in words]).astype(np.float32),
             "target": np.stack([relevance_target(made, q, (GRID, GRID)) for q in asked]),
@@ -122,16 +123,36 @@ def score_loss(scorer: Scorer, batch: Batch) -> tuple[Tensor, Tensor]:
     )
     relevance = mixed(maps, weights)
     target = batch["target"].flatten(0, 1)
-    loss = _cross_entropy(asked, target) + 0.3 * _cross_entropy(salient, batch["glyphs"])
-    return loss + 0.5 * _weighted(relevance, target), relevance
+    hard = batch["glyphs"].repeat_interleave(asked_of_each, 0)
+    loss = _cross_entropy(asked, target, HARD * hard) + 0.3 * _cross_entropy(salient, batch["glyphs"])
+    named = functional.cross_entropy(scorer.hue(features), batch["colours"], ignore_index=NONE)
+    return loss + 0.5 * _weighted(relevance, target) + 0.5 * named, relevance
 
 
 POSITIVE = 12.0
 """Weight of a relevant place: about one in five hundred is."""
 
 
-def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    return functional.binary_cross_entropy_with_logits(logits, target, 1 + POSITIVE * target) * 30
+HARD = 4.0
+"""Weight of a place with a glyph that was not asked for: what has to be told from the one that was."""
+NONE = -1
+"""Where no glyph is."""
+
+
+def glyphs_of(made: Scene) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Where glyphs are, as ``relevance_target`` has it, and the number of the colour that has most of a cell,
+    ``NONE`` where none has a fifth of a glyph; both (28, 28)."""
+    shares = np.zeros((len(COLOURS), GRID, GRID), np.float32)
+    for index, glyph in enumerate(made.glyphs):
+        one = Question(text="", kind="colour", topic="", answer=glyph.digit, evidence=(index,))
+        shares[list(COLOURS).index(glyph.colour)] += relevance_target(made, one, (GRID, GRID))
+    number = np.where(shares.max(0) >= 0.2, shares.argmax(0), NONE)
+    return np.minimum(shares.sum(0), np.float32(1)), number
+
+
+def _cross_entropy(logits: Tensor, target: Tensor, more: Tensor | float = 0.0) -> Tensor:
+    weight = 1 + POSITIVE * target + more
+    return functional.binary_cross_entropy_with_logits(logits, target, weight) * 30
 
 
 def _weighted(value: Tensor, target: Tensor) -> Tensor:
