@@ -54,6 +54,8 @@ R, G, B, L, A, B_STAR, GX, GY, MAGNITUDE, Y, X, ECCENTRICITY, DEVIATION = range(
 POSITIONS = slice(Y, ECCENTRICITY + 1)
 """The three planes that depend on the size only."""
 
+LUMA = (9798, 19235, 3735)
+LUMA_SCALE = 2**15
 SOBEL_FULL = 1020
 """Largest response of the 3x3 Sobel operator [1 2 1] x [-1 0 1] to luma of 0..255."""
 WINDOW = 5
@@ -72,6 +74,10 @@ XYZ_OF_RGB /= XYZ_OF_RGB.sum(axis=1, keepdims=True)
 LINEAR_BELOW = 216 / 24389  # (6/29)^3, CIE 15:2004, 8.2.1
 SLOPE = 841 / 108
 OFFSET = 4 / 29
+# From f(X), f(Y), f(Z) to the channels L, a, b in their ranges.
+LAB_OF_F: NDArray[np.float64] = np.array([[0, 1.16, 0], [500, -500, 0], [0, 200, -200]])
+LAB_OF_F[1:] /= 255
+LAB_BIAS = (-0.16, 128 / 255, 128 / 255)
 
 
 def linear(coded: NDArray[np.float64]) -> NDArray[np.float64]:
