@@ -32,8 +32,8 @@ def texture(
 ) -> NDArray[np.float32]:
     """The thirteen channels of ``picture``, uint8 (H, W, 3) RGB, at ``size`` (h, w): float32 (13, h, w).
 
-    Written into ``out`` where that is given. ``backend`` is OpenCV where installed, else NumPy. Raises BadInput
-    for another picture, size or buffer, MissingExtra where ``backend`` asks for OpenCV in vain.
+    Written into ``out`` where that is given. ``backend`` is OpenCV where installed, else NumPy. Raises
+    BadInput for another picture, size or buffer, MissingExtra where ``backend`` asks for OpenCV in vain.
     """
     _check_picture(picture)
     check_size(size)
@@ -51,8 +51,8 @@ def texture(
 class TextureBuffer:
     """A texture array of one size that is filled anew for every picture, with all that filling it needs.
 
-    The position planes are written once. ``planes`` is float32 (13, h, w), and what ``fill`` returns: copy what
-    has to outlive the next picture. Not for two threads at once. Raises as ``texture`` does.
+    The position planes are written once. ``planes`` is float32 (13, h, w), and what ``fill`` returns: copy
+    what has to outlive the next picture. Not for two threads at once. Raises as ``texture`` does.
     """
 
     def __init__(self, size: tuple[int, int], *, backend: Backend | None = None) -> None:
@@ -77,7 +77,7 @@ class TextureBuffer:
 def reduction(
     picture: NDArray[np.uint8], size: tuple[int, int], *, backend: Backend | None = None
 ) -> NDArray[np.uint8]:
-    """``picture`` (H, W, 3) at ``size`` (h, w) by area, rounded; the picture itself where it has that size."""
+    """``picture`` (H, W, 3) at ``size`` (h, w) by area, rounded; itself where it has that size."""
     if picture.shape[:2] == tuple(size):
         return picture
     shrinks = picture.shape[0] >= size[0] and picture.shape[1] >= size[1]
@@ -190,7 +190,7 @@ def _scratch_of_this_thread(size: tuple[int, int]) -> _Scratch:
 
 
 def _by_opencv(reduced: NDArray[np.uint8], planes: NDArray[np.float32], scratch: _Scratch) -> None:
-    """All planes but the positions. In whole numbers as far as they go; float32 only when a plane is written."""
+    """All planes but the positions. In whole numbers as far as they go; float32 where a plane is written."""
     import cv2
 
     height, width = reduced.shape[:2]
@@ -208,8 +208,8 @@ def _by_opencv(reduced: NDArray[np.uint8], planes: NDArray[np.float32], scratch:
     cv2.normalize(slopes, rows[first : first + 2 * height + 1], 1, 0, cv2.NORM_INF, cv2.CV_32F)
     cv2.magnitude(planes[c.GX], planes[c.GY], planes[c.MAGNITUDE])
 
-    # sqrt(mean(v^2) - mean(v)^2). Over an even area both are the same whole number: exactly 0. Elsewhere their
-    # difference is at least 24 / 625, more than what rounding to float32 takes away: never negative.
+    # sqrt(mean(v^2) - mean(v)^2). Over an even area both are the same whole number: exactly 0. Elsewhere
+    # their difference is at least 24 / 625, more than what rounding to float32 takes away: never negative.
     squares, means, deviation = scratch.squares, scratch.means, planes[c.DEVIATION]
     np.copyto(squares, luma)
     np.multiply(squares, squares, out=squares)

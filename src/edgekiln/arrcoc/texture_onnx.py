@@ -1,7 +1,7 @@
 """The texture array as an ONNX graph with static shapes, so that it is a model like any other.
 
-Standard operators of opset 17 only. What ``channels`` defines in whole numbers stays whole in float32 and so is
-exact; an engine in float16 or INT8 is not, which is for the build to measure and report.
+Standard operators of opset 17 only. What ``channels`` defines in whole numbers stays whole in float32 and so
+is exact; an engine in float16 or INT8 is not, which is for the build to measure and report.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ INPUT, OUTPUT = "picture", "texture"
 def texture_model(
     size: tuple[int, int], *, picture: tuple[int, int] | None = None, layout: Layout = "NCHW"
 ) -> onnx.ModelProto:
-    """A model from ``picture``, uint8 (1, 3, H, W) or (1, H, W, 3) RGB, to ``texture``, float32 (1, 13, h, w).
+    """From ``picture``, uint8 (1, 3, H, W) or (1, H, W, 3) RGB, to ``texture``, float32 (1, 13, h, w).
 
     ``size`` is (h, w); the input is of that size too, or of ``picture`` (H, W) and reduced by area as
     ``texture.reduction`` does it. Raises BadInput for another size or layout.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def texture(pictures: Tensor, size: tuple[int, int]) -> Tensor:
-    """The thirteen channels of ``pictures``, uint8 (n, H, W, 3) RGB, at ``size`` (h, w): float32 (n, 13, h, w).
+    """The channels of ``pictures``, uint8 (n, H, W, 3) RGB, at ``size`` (h, w): float32 (n, 13, h, w).
 
     On the device of ``pictures``; the reduction is that of ``texture.reduction``. Raises BadInput for other
     pictures or another size, MissingExtra without torch.
@@ -68,7 +68,7 @@ def _reduction(pixels: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _mixed(planes: Tensor, weights: np.ndarray, bias: tuple[float, ...]) -> Tensor:
-    """``weights`` (m, k) times ``planes`` (n, k, h, w) plus ``bias``: (n, m, h, w), the terms added in order."""
+    """``weights`` (m, k) times ``planes`` (n, k, h, w) plus ``bias``: (n, m, h, w), terms added in order."""
     import torch
 
     rows = []
@@ -91,7 +91,7 @@ def _lab(coded: Tensor) -> Tensor:
 
 
 def _deviation(luma: Tensor) -> Tensor:
-    """Of whole numbers (n, 1, h, w): ``sqrt(n sum(v^2) - sum(v)^2) / n``, v = luma - 128, exact in float32."""
+    """Of luma (n, 1, h, w): ``sqrt(n sum(v^2) - sum(v)^2) / n`` with v = luma - 128, exact below the root."""
     from torch.nn import functional
 
     padded = functional.pad(luma - 128, (2, 2, 2, 2), mode="replicate")
