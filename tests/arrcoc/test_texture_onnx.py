@@ -15,7 +15,6 @@ from edgekiln.api import inspect
 from edgekiln.arrcoc import channels as c
 from edgekiln.arrcoc.texture import reduction, texture
 from edgekiln.arrcoc.texture_onnx import Layout, texture_model
-from edgekiln.compile.targets import TARGETS
 from edgekiln.errors import BadInput
 
 ASTRONAUT: NDArray[np.uint8] = np.ascontiguousarray(data.astronaut())
@@ -82,15 +81,23 @@ def test_the_same_call_gives_the_same_bytes() -> None:
     assert first == second
 
 
-def test_every_target_is_asked_and_accepts_it_or_says_why(tmp_path: Path) -> None:
+def test_it_is_a_model_that_targets_accept(tmp_path: Path) -> None:
+    """Two are asked here; the others take minutes."""
     path = tmp_path / "texture.onnx"
     path.write_bytes(texture_model((64, 64)).SerializeToString())
-    found = inspect(path, targets=tuple(TARGETS))
-    said = {word.target: (word.accepts, word) for word in found.words}
-    assert set(said) == set(TARGETS)
+    found = inspect(path, targets=("onnxruntime", "openvino"))
+    assert {word.target: word.accepts for word in found.words} == {"onnxruntime": True, "openvino": True}
     assert found.cost is not None
     assert found.cost.unresolved_count == 0
-    print(said)
+
+
+def test_a_graph_for_engines_without_bytes_takes_whole_numbers_in_float32() -> None:
+    model = texture_model((96, 128), layout="NHWC", dtype="float32")
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    found = session.run(None, {"picture": NOISE[None].astype(np.float32)})[0][0]
+    assert_agrees(found, texture(NOISE, (96, 128), backend="numpy"))
+    beyond = np.random.default_rng(0).normal(0, 300, (1, 96, 128, 3)).astype(np.float32)
+    assert np.isfinite(session.run(None, {"picture": beyond})[0]).all()
 
 
 def test_other_sizes_and_layouts_are_refused() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -167,15 +167,41 @@ class _Scratch:
         self.means = np.zeros((height, width), np.float32)
         rows = min(height, max(1, BAND_PIXELS // width))
         self.bands = [slice(top, min(top + rows, height)) for top in range(0, height, rows)]
-        self.zeros = np.zeros((rows, width), np.uint8)
-        self.packed = np.zeros((rows, width, 4), np.uint8)
-        self.index = np.zeros((rows, width, 2), "<u2")
-        self.found = np.zeros((rows, width, 4), np.uint8)
-        self.unused = np.zeros((rows, width), np.uint8)
+        packed, found = np.zeros((2, rows, width, 4), np.uint8)
+        index = np.zeros((rows, width, 2), "<u2")
+        zeros, unused = np.zeros((2, rows, width), np.uint8)
+        self.look_ups = []
+        for band in self.bands:
+            n = slice(band.stop - band.start)
+            self.look_ups.append(
+                _LookUp(
+                    parts=[*(self.plane(channel)[band] for channel in (c.B, c.G, c.R)), zeros[n]],
+                    packed=packed[n],
+                    words=packed[n].view("<u2"),
+                    index_words=index[n],
+                    indices=index[n].view("<u4")[..., 0],
+                    found_words=found[n].view("<u4")[..., 0],
+                    found=found[n],
+                    results=[*(self.plane(channel)[band] for channel in (c.L, c.A, c.B_STAR)), unused[n]],
+                )
+            )
 
-    def plane(self, channel: int, band: slice = slice(None)) -> NDArray[np.uint8]:
+    def plane(self, channel: int) -> NDArray[np.uint8]:
         height = len(self.luma)
-        return self.coded[channel * height : (channel + 1) * height][band]
+        return self.coded[channel * height : (channel + 1) * height]
+
+
+class _LookUp(NamedTuple):
+    """The arrays of one band on its way from R, G, B to L, a, b: views, made once."""
+
+    parts: list[NDArray[np.uint8]]
+    packed: NDArray[np.uint8]
+    words: NDArray[np.uint16]
+    index_words: NDArray[np.uint16]
+    indices: NDArray[np.uint32]
+    found_words: NDArray[np.uint32]
+    found: NDArray[np.uint8]
+    results: list[NDArray[np.uint8]]
 
 
 _LATEST = threading.local()
@@ -196,8 +222,8 @@ def _by_opencv(reduced: NDArray[np.uint8], planes: NDArray[np.float32], scratch:
     height, width = reduced.shape[:2]
     rows = planes.reshape(-1, width)
     cv2.split(reduced, [scratch.plane(channel) for channel in (c.R, c.G, c.B)])
-    for band in scratch.bands:
-        _lab_by_table(scratch, band)
+    for look_up in scratch.look_ups:
+        _lab_by_table(look_up)
     # The extra row falls on the first row of gx, that of ``slopes`` on |g|: both are written after it.
     cv2.normalize(scratch.coded, rows[: 6 * height + 1], 1, 0, cv2.NORM_INF, cv2.CV_32F)
 
@@ -224,24 +250,19 @@ def _by_opencv(reduced: NDArray[np.uint8], planes: NDArray[np.float32], scratch:
         np.multiply(result, np.float32(1 / 255), out=result)
 
 
-def _lab_by_table(scratch: _Scratch, band: slice) -> None:
-    """L, a and b of one band into ``scratch.coded``, by one look-up a pixel.
+def _lab_by_table(band: _LookUp) -> None:
+    """L, a and b by one look-up a pixel.
 
     A pixel's bytes B, G, R, 0 are two little-endian words; each shifted right by two they are B (6 bits) and
     G (8 bits), and R (6 bits), which read as one number are the index.
     """
     import cv2
 
-    rows = slice(band.stop - band.start)
-    parts = [scratch.plane(channel, band) for channel in (c.B, c.G, c.R)]
-    cv2.merge([*parts, scratch.zeros[rows]], dst=scratch.packed[rows])
-    np.right_shift(scratch.packed[rows].view("<u2"), 2, out=scratch.index[rows])
-    found = scratch.found[rows]
+    cv2.merge(band.parts, dst=band.packed)
+    np.right_shift(band.words, 2, out=band.index_words)
     # Every index is inside; "wrap" is the mode that costs least.
-    index = scratch.index[rows].view("<u4")[..., 0]
-    np.take(_lab_table(), index, out=found.view("<u4")[..., 0], mode="wrap")
-    results = [scratch.plane(channel, band) for channel in (c.L, c.A, c.B_STAR)]
-    cv2.split(found, [*results, scratch.unused[rows]])
+    np.take(_lab_table(), band.indices, out=band.found_words, mode="wrap")
+    cv2.split(band.found, band.results)
 
 
 @functools.lru_cache(maxsize=1)

@@ -24,12 +24,17 @@ INPUT, OUTPUT = "picture", "texture"
 
 
 def texture_model(
-    size: tuple[int, int], *, picture: tuple[int, int] | None = None, layout: Layout = "NCHW"
+    size: tuple[int, int],
+    *,
+    picture: tuple[int, int] | None = None,
+    layout: Layout = "NCHW",
+    dtype: Literal["uint8", "float32"] = "uint8",
 ) -> onnx.ModelProto:
     """From ``picture``, uint8 (1, 3, H, W) or (1, H, W, 3) RGB, to ``texture``, float32 (1, 13, h, w).
 
     ``size`` is (h, w); the input is of that size too, or of ``picture`` (H, W) and reduced by area as
-    ``texture.reduction`` does it. Raises BadInput for another size or layout.
+    ``texture.reduction`` does it. ``dtype`` float32 is for engines that take no bytes, Core ML for one: whole
+    numbers of 0 to 255 all the same. Raises BadInput for another size or layout.
     """
     from onnx import TensorProto, helper
 
@@ -42,7 +47,10 @@ def texture_model(
     planes = INPUT
     if layout == "NHWC":
         planes = graph.add("Transpose", [planes], perm=[0, 3, 1, 2])
-    planes = graph.add("Cast", [planes], to=TensorProto.FLOAT)
+    if dtype == "uint8":
+        planes = graph.add("Cast", [planes], to=TensorProto.FLOAT)
+    else:  # what a converter probes with is anything, and a logarithm of less than 0 is no number
+        planes = graph.add("Clip", [planes, graph.constant(0), graph.constant(255)])
     if tuple(inner) != tuple(size):
         planes = _reduction(graph, planes, inner, size)
     rgb = graph.add("Mul", [planes, graph.constant(1 / 255)])
@@ -50,11 +58,12 @@ def texture_model(
     positions = graph.constant(cached_positions(*size)[None])
     parts = [rgb, _lab(graph, rgb), slopes, magnitude, positions, deviation]
     graph.add("Concat", parts, output=OUTPUT, axis=1)
+    given = TensorProto.UINT8 if dtype == "uint8" else TensorProto.FLOAT
     shape = [1, 3, *inner] if layout == "NCHW" else [1, *inner, 3]
     built = helper.make_graph(
         graph.nodes,
         "arrcoc-texture",
-        [helper.make_tensor_value_info(INPUT, TensorProto.UINT8, shape)],
+        [helper.make_tensor_value_info(INPUT, given, shape)],
         [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [1, c.COUNT, *size])],
         graph.constants,
     )
