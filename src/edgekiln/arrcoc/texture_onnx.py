@@ -131,9 +131,14 @@ def _lab(graph: _Graph, rgb: str) -> str:
 
 
 def _neighbourhoods(graph: _Graph, planes: str) -> tuple[str, str, str]:
-    """Slopes (2 planes), their magnitude and the deviation, by one 5x5 convolution of luma and its square."""
+    """Slopes (2 planes), their magnitude and the deviation, by one 5x5 convolution of luma and its square.
+
+    Luma as (luma - 128) / 128: a power of two, so that float32 is as exact as with whole numbers, and small, so
+    that the sums of squares don't overflow where an engine computes in float16.
+    """
     luma = graph.add("Floor", [graph.mixed(planes, np.array([c.LUMA]) / c.LUMA_SCALE, [0.5])])
-    centred = graph.add("Sub", [luma, graph.constant(128)])
+    small = graph.add("Mul", [luma, graph.constant(1 / 128)])
+    centred = graph.add("Sub", [small, graph.constant(1)])
     pads = graph.constant([0, 0, 2, 2, 0, 0, 2, 2], np.int64)
     padded = graph.add("Pad", [centred, pads], mode="edge")
     both = graph.add("Concat", [padded, graph.add("Mul", [padded, padded])], axis=1)
@@ -144,14 +149,14 @@ def _neighbourhoods(graph: _Graph, planes: str) -> tuple[str, str, str]:
     found = graph.add("Conv", [both, graph.constant(kernels)])
     parts = [f"part_{i}" for i in range(3)]
     _split(graph, found, parts, [2, 1, 1])
-    slopes = graph.add("Mul", [parts[0], graph.constant(1 / c.SOBEL_FULL)])
+    slopes = graph.add("Mul", [parts[0], graph.constant(128 / c.SOBEL_FULL)])
     magnitude = graph.add("ReduceL2", [slopes], axes=[1], keepdims=1)
     n = c.WINDOW**2
     spread = graph.add("Mul", [parts[2], graph.constant(n)])
     spread = graph.add("Sub", [spread, graph.add("Mul", [parts[1], parts[1]])])
     # Never negative in float32; in a coarser arithmetic it may be, and then has no root.
     root = graph.add("Sqrt", [graph.add("Relu", [spread])])
-    return slopes, magnitude, graph.add("Mul", [root, graph.constant(1 / (n * 255))])
+    return slopes, magnitude, graph.add("Mul", [root, graph.constant(128 / (n * 255))])
 
 
 def _split(graph: _Graph, value: str, outputs: list[str], sizes: list[int]) -> None:
