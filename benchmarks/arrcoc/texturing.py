@@ -4,7 +4,8 @@ Contenders, for 224 x 224 and 448 x 448:
 - copy: ``numpy.copyto`` of the 13 float32 planes into a buffer that exists; and a copy into fresh memory;
 - buffer: ``TextureBuffer.fill``, the way of the device, from a picture of that size and of twice that size;
 - call: ``texture`` without a buffer; into a given buffer; and by NumPy alone;
-- torch (one picture) and the ONNX graph in ONNX Runtime, one thread each.
+- torch (one picture) and the ONNX graph in ONNX Runtime, one thread each;
+- for comparison, OpenCV's own 8-bit conversion to LAB, which is left out of ``buffer``.
 
 Two orders, because the copy's cost hangs on what the caches hold. *In turns*: one call of each contender
 after one of another, in a shuffled order, as in a program that does other things between two pictures. *In
@@ -61,6 +62,7 @@ def photograph() -> NDArray[np.uint8]:
 
 def contenders(side: int) -> dict[str, Call]:
     """By name; each call does all the work once."""
+    import cv2
     import torch
 
     from edgekiln.arrcoc import texture_torch
@@ -70,6 +72,7 @@ def contenders(side: int) -> dict[str, Call]:
     large = reduction(photograph(), (2 * side, 2 * side))
     buffer, other = TextureBuffer(size), TextureBuffer(size)
     source = texture(picture, size)
+    lab = np.empty_like(picture)
     target, out = np.empty_like(source), np.empty_like(source)
     batch = torch.from_numpy(picture)[None]
     session = _session(size)
@@ -84,6 +87,7 @@ def contenders(side: int) -> dict[str, Call]:
         "NumPy alone": lambda: texture(picture, size, out=out, backend="numpy"),
         "torch, one picture": lambda: texture_torch.texture(batch, size),
         "ONNX Runtime": lambda: session.run(None, feed),
+        "OpenCV's LAB alone": lambda: cv2.cvtColor(picture, cv2.COLOR_RGB2Lab, dst=lab),
     }
 
 

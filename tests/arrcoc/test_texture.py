@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -231,6 +232,14 @@ def test_reduced_pictures_differ_by_one_level_at_most(size: tuple[int, int]) -> 
         one, two = (reduction(picture, size, backend=b).astype(int) for b in BACKENDS)
         assert np.abs(one - two).max() <= 1
         assert np.mean(one != two) < 0.05
+
+
+def test_the_table_is_as_exact_as_the_8_bit_conversion_of_opencv() -> None:
+    for picture in (ASTRONAUT, NOISE):
+        exact = texture(picture, picture.shape[:2], backend="numpy")[c.L : c.GX]
+        ours = texture(picture, picture.shape[:2], backend="opencv")[c.L : c.GX]
+        theirs = cv2.cvtColor(picture, cv2.COLOR_RGB2Lab).transpose(2, 0, 1) / 255
+        assert np.abs(ours - exact).max() <= np.abs(theirs - exact).max()
 
 
 def test_numpy_is_the_definition_to_rounding() -> None:

@@ -168,7 +168,6 @@ class _Scratch:
         rows = min(height, max(1, BAND_PIXELS // width))
         self.bands = [slice(top, min(top + rows, height)) for top in range(0, height, rows)]
         packed, found = np.zeros((2, rows, width, 4), np.uint8)
-        index = np.zeros((rows, width, 2), "<u2")
         zeros, unused = np.zeros((2, rows, width), np.uint8)
         self.look_ups = []
         for band in self.bands:
@@ -178,8 +177,7 @@ class _Scratch:
                     parts=[*(self.plane(channel)[band] for channel in (c.B, c.G, c.R)), zeros[n]],
                     packed=packed[n],
                     words=packed[n].view("<u2"),
-                    index_words=index[n],
-                    indices=index[n].view("<u4")[..., 0],
+                    indices=packed[n].view("<u4")[..., 0],
                     found_words=found[n].view("<u4")[..., 0],
                     found=found[n],
                     results=[*(self.plane(channel)[band] for channel in (c.L, c.A, c.B_STAR)), unused[n]],
@@ -197,7 +195,6 @@ class _LookUp(NamedTuple):
     parts: list[NDArray[np.uint8]]
     packed: NDArray[np.uint8]
     words: NDArray[np.uint16]
-    index_words: NDArray[np.uint16]
     indices: NDArray[np.uint32]
     found_words: NDArray[np.uint32]
     found: NDArray[np.uint8]
@@ -259,7 +256,7 @@ def _lab_by_table(band: _LookUp) -> None:
     import cv2
 
     cv2.merge(band.parts, dst=band.packed)
-    np.right_shift(band.words, 2, out=band.index_words)
+    np.right_shift(band.words, 2, out=band.words)
     # Every index is inside; "wrap" is the mode that costs least.
     np.take(_lab_table(), band.indices, out=band.found_words, mode="wrap")
     cv2.split(band.found, band.results)

@@ -133,8 +133,8 @@ def _lab(graph: _Graph, rgb: str) -> str:
 def _neighbourhoods(graph: _Graph, planes: str) -> tuple[str, str, str]:
     """Slopes (2 planes), their magnitude and the deviation, by one 5x5 convolution of luma and its square.
 
-    Luma as (luma - 128) / 128: a power of two, so that float32 is as exact as with whole numbers, and small, so
-    that the sums of squares don't overflow where an engine computes in float16.
+    Luma as (luma - 128) / 128: a power of two, so that float32 is as exact as with whole numbers, and small,
+    so that the sums of squares don't overflow where an engine computes in float16.
     """
     luma = graph.add("Floor", [graph.mixed(planes, np.array([c.LUMA]) / c.LUMA_SCALE, [0.5])])
     small = graph.add("Mul", [luma, graph.constant(1 / 128)])
