@@ -319,6 +319,7 @@ def test_without_opencv_numpy_does_it_and_asking_for_opencv_names_the_extra() ->
         ("picture.png", (4, 4), None, "str"),
         (NOISE, (0, 4), None, "(0, 4)"),
         (NOISE, (4, 9000), None, "8192"),
+        (NOISE, (4, 4.5), None, "4.5"),
         (NOISE, (4, 4), np.zeros((13, 4, 5), np.float32), "buffer"),
         (NOISE, (4, 4), np.zeros((13, 4, 4)), "float64"),
         (NOISE, (4, 4), np.zeros((13, 4, 8), np.float32)[..., ::2], "contiguous"),

@@ -130,7 +130,8 @@ def _check_picture(picture: Any) -> None:
 
 def check_size(size: Any) -> None:
     """Raise BadInput unless ``size`` is (height, width), each 1 to ``MAX_SIDE``."""
-    if len(size) != 2 or not all(0 < side <= MAX_SIDE for side in size):
+    whole = all(isinstance(side, int | np.integer) for side in size)
+    if len(size) != 2 or not whole or not all(0 < side <= MAX_SIDE for side in size):
         raise _bad(f"{size} is no size", f"Give a height and a width of 1 to {MAX_SIDE}.")
 
 
