@@ -1,8 +1,8 @@
 """The thirteen channels of the texture array: their order, definitions and fixed ranges.
 
-Every value of a channel depends on its own picture only, on at most a 5x5 neighbourhood of the reduced picture,
-and on constants; no channel is scaled by an extreme or a mean of the picture or of a batch. So the same region
-gives the same numbers wherever it is seen.
+Every value of a channel depends on its own picture only, on at most a 5x5 neighbourhood of the reduced
+picture, and on constants; no channel is scaled by an extreme or a mean of the picture or of a batch. So the
+same region gives the same numbers wherever it is seen, but for the three channels that say where.
 
 All channels are computed from the reduced picture: uint8 RGB of the asked size (``reduction``). ``luma`` is
 its grey value in whole numbers, ``(9798 R + 19235 G + 3735 B + 16384) >> 15`` (ITU-R BT.601-7, 2.5.1, in
@@ -45,8 +45,8 @@ CHANNELS: tuple[Channel, ...] = (
     Channel(name="eccentricity", low=0, high=1, meaning="sqrt((y^2 + x^2) / 2): distance from the centre"),
     Channel(name="deviation", low=0, high=0.5, meaning="standard deviation of luma / 255 over 5x5 pixels"),
 )
-"""In the order of the planes. The bound of ``|g|`` is reached where a corner meets an edge: of all 3x3 squares
-of 0 and 255 (a convex function has its maximum in a corner of its domain) the most is gx = 1, gy = 1/2."""
+"""In the order of the planes. The bound of ``|g|``: a convex function has its maximum in a corner of its
+domain, and of all 3x3 squares of 0 and 255 the most is gx = 1, gy = 1/2."""
 
 COUNT = len(CHANNELS)
 NAMES = tuple(channel.name for channel in CHANNELS)
@@ -54,6 +54,20 @@ R, G, B, L, A, B_STAR, GX, GY, MAGNITUDE, Y, X, ECCENTRICITY, DEVIATION = range(
 POSITIONS = slice(Y, ECCENTRICITY + 1)
 """The three planes that depend on the size only."""
 
+TOLERANCES: dict[str, tuple[float, ...]] = {
+    "numpy": (*[1e-6] * 3, *[2e-6] * 3, *[1e-6] * 7),
+    "torch": (*[1e-6] * 3, *[2e-5] * 3, *[1e-6] * 7),
+    "onnx": (*[1e-6] * 3, *[2e-5] * 3, *[1e-6] * 7),
+    "opencv": (*[1e-6] * 3, 0.008, 0.010, 0.010, *[1e-6] * 6, 2e-4),
+}
+"""How far each implementation is at most from the definition, channel by channel, for one reduced picture.
+OpenCV's L, a and b come from a table over 6 bits of red, 8 of green and 6 of blue, in whole 255ths.
+
+Where the picture is reduced first, implementations may round a mean that lies between two whole numbers to
+either: one level, 1 / 255, in R, G and B of some pixels, and what follows from it in the others."""
+
+LUMA = (9798, 19235, 3735)
+LUMA_SCALE = 2**15
 SOBEL_FULL = 1020
 """Largest response of the 3x3 Sobel operator [1 2 1] x [-1 0 1] to luma of 0..255."""
 WINDOW = 5
@@ -72,6 +86,10 @@ XYZ_OF_RGB /= XYZ_OF_RGB.sum(axis=1, keepdims=True)
 LINEAR_BELOW = 216 / 24389  # (6/29)^3, CIE 15:2004, 8.2.1
 SLOPE = 841 / 108
 OFFSET = 4 / 29
+# From f(X), f(Y), f(Z) to the channels L, a, b in their ranges.
+LAB_OF_F: NDArray[np.float64] = np.array([[0, 1.16, 0], [500, -500, 0], [0, 200, -200]])
+LAB_OF_F[1:] /= 255
+LAB_BIAS = (-0.16, 128 / 255, 128 / 255)
 
 
 def linear(coded: NDArray[np.float64]) -> NDArray[np.float64]:

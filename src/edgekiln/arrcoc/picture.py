@@ -22,24 +22,27 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_DECODED_PIXELS = 2**27
-"""Most pixels that a format without reduced decoding may have: 11,585 x 11,585, 512 MiB of RGBA for a moment."""
-MAX_JPEG_PIXELS = 2**30
-"""Most pixels of a JPEG: its decoder gives an eighth of each side without holding the whole."""
+"""Most pixels of a format without reduced decoding: 11,585 x 11,585, for a moment 512 MiB of RGBA."""
+MAX_JPEG_PIXELS = 2 * MAX_PIXELS
+"""Most pixels of a JPEG, whose decoder reduces on the way: where Pillow refuses to open any file."""
 STRIP_PIXELS = 2**24
 
 
 def load(source: Path | str | NDArray[Any]) -> NDArray[np.uint8]:
     """``source`` as uint8 (H, W, 3) RGB, contiguous.
 
-    An array is (H, W), (H, W, 1), (H, W, 2) grey and alpha, (H, W, 3) RGB or (H, W, 4) RGBA of uint8 or uint16
-    (the high byte counts); a uint8 RGB array comes back as it is where it is contiguous. A file of more than
-    ``MAX_PIXELS`` comes back reduced by the least whole factor that brings it below. Raises BadInput for what
-    is no picture, for floating-point pixels, and beyond ``MAX_DECODED_PIXELS`` (JPEG: ``MAX_JPEG_PIXELS``).
+    An array is (H, W), (H, W, 1), (H, W, 2) grey and alpha, (H, W, 3) RGB or (H, W, 4) RGBA of uint8 or
+    uint16 (the high byte counts); a uint8 RGB array comes back as it is where it is contiguous. A file of
+    more than ``MAX_PIXELS`` comes back reduced by a whole factor that brings it below. Raises BadInput for
+    what is no picture, for floating-point pixels, and for a file or an array beyond the bounds above.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
     path = Path(source)
-    height, width = image_size(path)
+    with warnings.catch_warnings():
+        # Pillow warns of what is bounded here.
+        warnings.simplefilter("ignore")
+        height, width = image_size(path)
     if height * width <= MAX_PIXELS:
         return np.asarray(open_image(path))
     return _decode_smaller(path)
