@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from edgekiln import __version__, interrupt
+from edgekiln.cli import arrcoc
 from edgekiln.errors import EdgekilnError, MachineFault
 from edgekiln.files import disk_errors
 from edgekiln.records import TASKS
@@ -128,6 +129,7 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--input-shape", metavar="1x3x224x224", action="append", default=[])
     own.add_argument("--out", metavar="FILE", help="default DEVICE-TARGET-PRECISION.calibration.json")
     _split(verb("split", "show where a model can be cut in two, or cut it: a head here, a tail on a server"))
+    arrcoc.verbs(verbs, common)
     verb("doctor", "show which targets can convert and run here, and how to add the others")
     return top
 

@@ -231,6 +231,13 @@ def split(given: argparse.Namespace) -> int:
     return _answer(given, made, lambda it: show_split.parted(it, show.console()))
 
 
+def arrcoc(given: argparse.Namespace) -> int:
+    """Run one of the verbs of ``edgekiln arrcoc``."""
+    from edgekiln.cli import arrcoc as room
+
+    return _answer(given, *room.answered(given))
+
+
 def doctor(given: argparse.Namespace) -> int:
     """Print what this installation can do."""
     from edgekiln.diagnosis import doctor as look
