@@ -31,7 +31,8 @@ def test_a_soak_is_shown_written_and_read_back(kiln: Kiln, net: Path) -> None:
     assert sorted(p.name for p in (kiln.folder / "out").iterdir()) == ["soak.html", "soak.json"]
 
 
-def test_ctrl_c_writes_what_was_measured(kiln: Kiln, net: Path) -> None:
+def interrupted(kiln: Kiln, net: Path, after_s: float) -> tuple[int, str, str]:
+    """Exit code and output of a soak that Ctrl-C ends ``after_s`` seconds after its worker started."""
     running = kiln.start("bench", net, "--soak", "10m", "--threads", "1", "--out", "out", "--json")
     try:
         deadline = time.monotonic() + 60
@@ -40,13 +41,22 @@ def test_ctrl_c_writes_what_was_measured(kiln: Kiln, net: Path) -> None:
             time.sleep(0.2)
             workers = list(Path(f"/proc/{running.pid}/task/{running.pid}").glob("children"))
             workers = [w for w in workers if w.read_text().strip()]
-        time.sleep(6)  # loading and warming up take less on any machine that can run this
+        time.sleep(after_s)
         running.send_signal(signal.SIGINT)
         out, err = running.communicate(timeout=60)
     finally:
         running.kill()
-    assert running.returncode == 130, err
-    assert "Traceback" not in err
+    return running.returncode, out, err
+
+
+def test_ctrl_c_writes_what_was_measured(kiln: Kiln, net: Path) -> None:
+    # A busy machine may not have measured anything yet, and then there is nothing to write.
+    for after_s in (6, 25, 70):
+        code, out, err = interrupted(kiln, net, after_s)
+        assert code == 130, err
+        assert "Traceback" not in err
+        if out:
+            break
     told = json.loads(out)
     assert told["ended"] == "interrupted"
     assert told["why"].startswith("cut short after")
