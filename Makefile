@@ -1,6 +1,7 @@
 # Each target builds what it needs; `make setup` costs nothing when .venv is up to date.
 PYTHON_IN_VENV := .venv/bin/python
-BENCHMARKS = $(sort $(wildcard benchmarks/*.py) $(filter-out %/added.py,$(wildcard benchmarks/runtime/*.py)))
+BENCHMARKS = $(sort $(wildcard benchmarks/*.py) $(filter-out %/added.py,$(wildcard benchmarks/runtime/*.py))) \
+	benchmarks/arrcoc/allocation.py benchmarks/arrcoc/texture.py
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo everywhere emulator test check bench bench-quantisation docs constraints clean
