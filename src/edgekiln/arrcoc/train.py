@@ -36,7 +36,7 @@ def main() -> None:
         seed=given.seed,
         command=f"python -m edgekiln.arrcoc.train --seed {given.seed} --share {given.share:g}",
         made=datetime.datetime.now(datetime.UTC).date().isoformat(),
-        torch=torch.__version__,
+        torch=str(torch.__version__),
         scenes=course.score + course.read + course.joint,
         seconds=round(time.monotonic() - began, 1),
         words=" ".join(VOCABULARY),
