@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 from rich.console import Console
@@ -68,6 +69,13 @@ def test_it_fits_the_screen_and_keeps_what_matters(width: int, height: int, stre
         assert part in text
     assert "1,800" in text, "the total of all streams is never cut"
     assert "change: int8@160x160" in shown[-1], "the newest event is at the end"
+
+
+def test_a_long_reason_is_cut_and_the_name_before_it_is_not() -> None:
+    found, events = looks()
+    found[-1] = msgspec.structs.replace(found[-1], setting_why="no setting keeps all bounds; " * 9)
+    names = [line.split(" ")[0] for line in drawn(ABOUT, found, events, 100, 40)]
+    assert {"setting", "why"} <= set(names)
 
 
 def test_bars_end_at_their_limit() -> None:

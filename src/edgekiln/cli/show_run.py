@@ -303,7 +303,8 @@ def _gauges(
 
 def _grid(columns: Sequence[int | None]) -> Table:
     """A name and ``columns`` of these widths, None for what is left."""
-    grid = Table.grid(padding=(0, 2))
+    # Only a table that expands shrinks what is left; another takes from the names as well.
+    grid = Table.grid(padding=(0, 2), expand=None in columns)
     grid.add_column(style="dim", no_wrap=True, width=NAME)
     for at, wide in enumerate(columns):
         style = "dim" if wide is None and at else ""

@@ -13,7 +13,7 @@ from edgekiln.report.soak_words import clock
 from edgekiln.runtime.histogram import Histogram, quantile
 from edgekiln.runtime.metrics import FrameCounts, Snapshot
 from edgekiln.runtime.summary import Played
-from edgekiln.runtime.vocabulary import Event, Setting
+from edgekiln.runtime.vocabulary import Event, Setting, ordinal
 from edgekiln.sensors.energy import Energy
 
 GOOD_EVENTS = {
@@ -112,14 +112,10 @@ def setting(found: Setting | None, batch: bool = True) -> str:
     """How frames are answered: the rung, and what differs from every frame for itself."""
     if found is None:
         return "not chosen yet"
-    more = [f"every {_nth(found.every)} frame"] if found.every > 1 else []
+    more = [f"every {ordinal(found.every)} frame"] if found.every > 1 else []
     more += [f"{found.batch} frames a call"] if found.batch > 1 and batch else []
     more += [f"bursts of {found.burst}"] if found.burst > 1 and batch else []
     return ", ".join([found.rung, *more])
-
-
-def _nth(n: int) -> str:
-    return f"{n}{({1: 'st', 2: 'nd', 3: 'rd'}).get(n % 10 if n % 100 // 10 != 1 else 0, 'th')}"
 
 
 def rungs(found: Played) -> tuple[RungRow, ...]:

@@ -18,7 +18,18 @@ from edgekiln.runtime import governor
 from edgekiln.runtime.metrics import Metrics
 from edgekiln.runtime.policies.combine import Decision, decide
 from edgekiln.runtime.policies.state import start
-from edgekiln.runtime.vocabulary import Allowance, Call, Event, Goal, Health, Link, Observation, Rung, Setting
+from edgekiln.runtime.vocabulary import (
+    Allowance,
+    Call,
+    Event,
+    Goal,
+    Health,
+    Link,
+    Observation,
+    Rung,
+    Setting,
+    ordinal,
+)
 
 OVERHEADS = 128
 """So many frames' costs beside the call are remembered, and their percentile is reckoned with."""
@@ -132,7 +143,7 @@ def changed(before: Setting, decision: Decision, at_s: float) -> Event:
 def told(setting: Setting) -> str:
     """A setting in a few words: the rung, and what is not as usual."""
     more = [
-        f"every {setting.every}. frame" * (setting.every > 1),
+        f"every {ordinal(setting.every)} frame" * (setting.every > 1),
         f"{setting.batch} a call" * (setting.batch > 1),
         f"bursts of {setting.burst}" * (setting.burst > 1),
     ]

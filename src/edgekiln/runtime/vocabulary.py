@@ -215,3 +215,9 @@ class Answer:
     latency_ms: float
     late: bool = False
     hops: tuple[str, ...] = ()
+
+
+def ordinal(n: int) -> str:
+    """1st, 2nd, 3rd, 4th ... 11th ... 21st."""
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(n % 10 if n % 100 // 10 != 1 else 0, "th")
+    return f"{n}{ending}"

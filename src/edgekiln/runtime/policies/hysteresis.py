@@ -19,7 +19,7 @@ from edgekiln.runtime.policies import batch, burst
 from edgekiln.runtime.policies.estimate import FEW
 from edgekiln.runtime.policies.plan import MARGIN, Plan, View
 from edgekiln.runtime.policies.state import CALM_S, HOLD_S, State, may_duck
-from edgekiln.runtime.vocabulary import Setting
+from edgekiln.runtime.vocabulary import Setting, ordinal
 
 PROOF = 3
 """Calls, all in time with a margin, that prove a rung."""
@@ -105,7 +105,7 @@ def _broken(view: View, here: Plan) -> str:
 
 
 def _nth(every: int) -> str:
-    return "single" if every == 1 else f"{every}-th"
+    return "single" if every == 1 else ordinal(every)
 
 
 # ---------------------------------------------------------------- down
