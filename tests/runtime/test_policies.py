@@ -9,7 +9,7 @@ import time
 import pytest
 
 from edgekiln.errors import BadInput
-from edgekiln.runtime.policies import decide, fixed, start
+from edgekiln.runtime.policies import decide, start
 from edgekiln.runtime.policies.estimate import outliers
 from edgekiln.runtime.vocabulary import Allowance, Call, Goal, Health, Link, Observation, Rung
 from fakes.virtual_loop import Run, loop
@@ -386,12 +386,6 @@ def test_after_a_clock_that_went_back_once_the_top_is_found_again() -> None:
         clock=lambda at: at if at < 18 else at - 3600,
     )
     assert run.at(44) == "top"
-
-
-def test_a_fallback_sets_the_rung_and_an_unknown_one_is_refused() -> None:
-    assert fixed(start(GOAL, LADDER), "low").setting.rung == "low"
-    with pytest.raises(BadInput, match="low"):
-        fixed(start(GOAL, LADDER), "lo")
 
 
 def test_outliers() -> None:

@@ -7,6 +7,6 @@ before it; ``hysteresis`` takes one of them.
 
 from edgekiln.runtime.policies.combine import POLICIES, Decision, decide
 from edgekiln.runtime.policies.plan import Plan, Policy, View
-from edgekiln.runtime.policies.state import State, fixed, start
+from edgekiln.runtime.policies.state import State, start
 
-__all__ = ["POLICIES", "Decision", "Plan", "Policy", "State", "View", "decide", "fixed", "start"]
+__all__ = ["POLICIES", "Decision", "Plan", "Policy", "State", "View", "decide", "start"]

@@ -11,7 +11,7 @@ from itertools import groupby
 import msgspec
 from msgspec.structs import replace
 
-from edgekiln.errors import BadInput, did_you_mean
+from edgekiln.errors import BadInput
 from edgekiln.records import Record
 from edgekiln.runtime.policies.estimate import (
     FAILED_TIMES,
@@ -120,13 +120,6 @@ def start(goal: Goal, ladder: Sequence[Rung]) -> State:
         tracks=priors(ladder, goal),
         setting=Setting(rung=best.id),
     )
-
-
-def fixed(state: State, rung: str) -> State:
-    """``state`` on ``rung``, as a fallback chose it. Raises BadInput for a rung that the ladder has not."""
-    if rung not in state.rungs:
-        raise BadInput("taking", rung, "the ladder has no such rung", did_you_mean(rung, state.rungs))
-    return replace(state, setting=Setting(rung=rung), changed_s=state.now_s)
 
 
 def learn(state: State, seen: Observation) -> State:
