@@ -34,12 +34,12 @@ def test_a_sample_belongs_to_its_scene_and_the_evidence_to_its_question():
 
 def test_a_glyph_is_where_it_is_and_has_its_colour():
     made, _ = scene("train", 0, 0, ("colour",))
-    glyphs, colours = training.glyphs_of(made)
+    glyphs, colours, digits = training.glyphs_of(made)
     assert glyphs.sum() == pytest.approx(len(made.glyphs), abs=1e-3)
     names = list(COLOURS)
     for glyph in made.glyphs:
         y, x = (int(c // 16) for c in glyph.centre)
-        assert colours[y, x] == names.index(glyph.colour)
+        assert (colours[y, x], digits[y, x]) == (names.index(glyph.colour), glyph.digit)
     assert set(np.unique(colours)) == {training.NONE, *(names.index(g.colour) for g in made.glyphs)}
 
 

@@ -55,6 +55,8 @@ class Reader(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.first, self.second = Attention(width), Attention(width)
         self.mix = nn.Sequential(nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width))
+        self.digit = nn.Linear(width, ANSWERS)
+        """Which digit a token lies on: only training asks, so that the encoder learns to read early."""
         self.counts = nn.Sequential(
             nn.Conv2d(1, 12, 3, padding=1), nn.ReLU(), nn.Conv2d(12, 16, 3, padding=1), nn.ReLU()
         )

@@ -72,13 +72,14 @@ class Scenes(torch.utils.data.Dataset[dict[str, NDArray[Any]]]):
             asked.append(own)
         array = texture(made.picture, (TEXTURE, TEXTURE))
         words = [tokens(q.text) for q in asked]
-        glyphs, colours = glyphs_of(made)
+        glyphs, colours, digits = glyphs_of(made)
         return {
             "picture": made.picture.transpose(2, 0, 1).copy(),
             "texture": array,
             "information": information(array, GRID, GRID),
             "glyphs": glyphs,
             "colours": colours,
+            "digits": digits,
             "ids": np.stack([w[0] for w in words]),
             "mask": np.stack([w[1] for w in words]).astype(np.float32),
             "target": np.stack([relevance_target(made, q, (GRID, GRID)) for q in asked]),
@@ -139,15 +140,19 @@ NONE = -1
 """Where no glyph is."""
 
 
-def glyphs_of(made: Scene) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Where glyphs are, as ``relevance_target`` has it, and the number of the colour that has most of a cell,
-    ``NONE`` where none has a fifth of a glyph; both (28, 28)."""
-    shares = np.zeros((len(COLOURS), GRID, GRID), np.float32)
+def glyphs_of(made: Scene) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
+    """Where glyphs are, as ``relevance_target`` has it; and the number of the colour and the digit of the
+    glyph that has most of a cell, ``NONE`` where none has a fifth of itself there. All (28, 28)."""
+    shares = np.zeros((len(made.glyphs), GRID, GRID), np.float32)
     for index, glyph in enumerate(made.glyphs):
         one = Question(text="", kind="colour", topic="", answer=glyph.digit, evidence=(index,))
-        shares[list(COLOURS).index(glyph.colour)] += relevance_target(made, one, (GRID, GRID))
-    number = np.where(shares.max(0) >= 0.2, shares.argmax(0), NONE)
-    return np.minimum(shares.sum(0), np.float32(1)), number
+        shares[index] = relevance_target(made, one, (GRID, GRID))
+    most, empty = shares.argmax(0), shares.max(0) < 0.2
+    names = list(COLOURS)
+    colours = np.array([names.index(g.colour) for g in made.glyphs])[most]
+    digits = np.array([g.digit for g in made.glyphs])[most]
+    where = np.minimum(shares.sum(0), np.float32(1))
+    return where, np.where(empty, NONE, colours), np.where(empty, NONE, digits)
 
 
 def _cross_entropy(logits: Tensor, target: Tensor, more: Tensor | float = 0.0) -> Tensor:
@@ -160,16 +165,21 @@ def _weighted(value: Tensor, target: Tensor) -> Tensor:
     return functional.binary_cross_entropy(value, target, 1 + POSITIVE * target) * 30
 
 
-def answer_logits(
+def answer(
     reader: Reader, batch: Batch, relevance: Tensor, count: int | None, side: int | None = None
-) -> Tensor:
-    """Logits (B * Q, 10) with the coarsest level and ``count`` windows, or uniform at ``side`` tokens."""
-    pictures = batch["picture"].float().div(255).repeat_interleave(batch["ids"].shape[1], 0)
+) -> tuple[Tensor, Tensor]:
+    """Logits (B * Q, 10) with the coarsest level and ``count`` windows, or uniform at ``side`` tokens; and
+    the loss of naming the digits that the tokens of the finest level lie on, 0 where there are none."""
+    asked = batch["ids"].shape[1]
+    pictures = batch["picture"].float().div(255).repeat_interleave(asked, 0)
+    digits = batch["digits"].repeat_interleave(asked, 0)
     full = views.with_relevance(pictures, relevance)
+    named = torch.zeros(())
     if side is not None:
         tokens = reader.encoder(views.uniform(full, side))
-        level = LEVEL_OF.get(side, -1.0)
-        positions = views.uniform_positions(relevance, side, level)
+        positions = views.uniform_positions(relevance, side, LEVEL_OF.get(side, -1.0))
+        if side == GRID:
+            named = _naming(reader, tokens, digits.flatten(1))
     else:
         assert count is not None
         tokens = reader.encoder(views.uniform(full, 7))
@@ -177,12 +187,18 @@ def answer_logits(
         if count:
             cells = views.cells_by_relevance(relevance, count)
             fine = reader.encoder(views.windows(full, cells)).reshape(len(full), count * 16, -1)
+            named = _naming(reader, fine, views.in_windows(digits, cells))
             tokens = torch.cat([tokens, fine], 1)
             positions = torch.cat([positions, views.window_positions(relevance, cells)], 1)
     held = torch.ones(tokens.shape[:2])
     ids, mask = batch["ids"].flatten(0, 1), batch["mask"].flatten(0, 1)
-    logits: Tensor = reader(tokens, positions, held, relevance, ids, mask)
-    return logits
+    return reader(tokens, positions, held, relevance, ids, mask), named
+
+
+def _naming(reader: Reader, tokens: Tensor, digits: Tensor) -> Tensor:
+    if not bool((digits != NONE).any()):
+        return torch.zeros(())
+    return functional.cross_entropy(reader.digit(tokens).transpose(1, 2), digits, ignore_index=NONE)
 
 
 def disturbed(target: Tensor, random: torch.Generator) -> Tensor:
@@ -210,14 +226,11 @@ def train(seed: int, course: Course, tell: Tell) -> tuple[Scorer, Reader]:
 
     def reading(batch: Batch) -> Tensor:
         relevance = disturbed(batch["target"].flatten(0, 1), random)
-        return functional.cross_entropy(
-            _any_view(reader, batch, relevance, random), batch["answer"].flatten()
-        )
+        return read_loss(reader, batch, relevance, random)
 
     def both(batch: Batch) -> Tensor:
         loss, relevance = score_loss(scorer, batch)
-        answer = _any_view(reader, batch, relevance.detach(), random)
-        return loss * 0.3 + functional.cross_entropy(answer, batch["answer"].flatten())
+        return loss * 0.3 + read_loss(reader, batch, relevance.detach(), random)
 
     _stage("score", scorer, scoring, seed, 0, course.score, course, course.rate, tell)
     _stage("read", reader, reading, seed, course.score, course.read, course, course.rate, tell)
@@ -227,16 +240,19 @@ def train(seed: int, course: Course, tell: Tell) -> tuple[Scorer, Reader]:
     return scorer.eval(), reader.eval()
 
 
-def _any_view(reader: Reader, batch: Batch, relevance: Tensor, random: torch.Generator) -> Tensor:
-    """Mostly windows, now and then a uniform density: one reader for all that the evaluation compares."""
+def read_loss(reader: Reader, batch: Batch, relevance: Tensor, random: torch.Generator) -> Tensor:
+    """The reader's loss at windows mostly, now and then at a uniform density: one reader for all that the
+    evaluation compares. To name the digit under each fine token is learned beside the answer."""
     draw = float(torch.rand((), generator=random))
+    count, side = None, None
     if draw < 0.10:
         side = (7, 9, 14, 14)[int(torch.randint(4, (), generator=random))]
-        return answer_logits(reader, batch, relevance, None, side)
-    if draw < 0.14:
-        return answer_logits(reader, batch, relevance, None, 28)
-    count = (1, 2, 2, 4)[int(torch.randint(4, (), generator=random))]
-    return answer_logits(reader, batch, relevance, count)
+    elif draw < 0.14:
+        side = GRID
+    else:
+        count = (1, 2, 2, 4)[int(torch.randint(4, (), generator=random))]
+    logits, named = answer(reader, batch, relevance, count, side)
+    return functional.cross_entropy(logits, batch["answer"].flatten()) + named
 
 
 def _stage(

@@ -53,12 +53,24 @@ def uniform_positions(relevance: Tensor, side: int, level: float) -> Tensor:
 def window_positions(relevance: Tensor, cells: Tensor) -> Tensor:
     """(B, K * 16, 4) for the tokens of ``windows``."""
     _, rows, columns = relevance.shape
-    row = (cells // (columns // CELL) * CELL)[..., None] + torch.arange(CELL).repeat_interleave(CELL)
-    column = (cells % (columns // CELL) * CELL)[..., None] + torch.arange(CELL).repeat(CELL)
-    row, column = row.flatten(1), column.flatten(1)
-    here = relevance.flatten(1).gather(1, row * columns + column)
+    row, column = _finest(cells, columns)
     level = torch.full(row.shape, 2.0)
+    here = in_windows(relevance, cells)
     return torch.stack([(row + 0.5) / rows, (column + 0.5) / columns, level, here], -1)
+
+
+def in_windows(grid: Tensor, cells: Tensor) -> Tensor:
+    """What ``grid`` (B, R, C) holds at the tokens of ``windows``: (B, K * 16)."""
+    row, column = _finest(cells, grid.shape[2])
+    return grid.flatten(1).gather(1, row * grid.shape[2] + column)
+
+
+def _finest(cells: Tensor, columns: int) -> tuple[Tensor, Tensor]:
+    """Row and column (B, K * 16) in the finest grid of each token in ``cells`` (B, K)."""
+    across = columns // CELL
+    row = (cells // across * CELL)[..., None] + torch.arange(CELL).repeat_interleave(CELL)
+    column = (cells % across * CELL)[..., None] + torch.arange(CELL).repeat(CELL)
+    return row.flatten(1), column.flatten(1)
 
 
 def cells_by_relevance(relevance: Tensor, count: int) -> Tensor:
