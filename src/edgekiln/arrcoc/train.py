@@ -15,7 +15,7 @@ from edgekiln.arrcoc.words import VOCABULARY
 
 
 def main() -> None:
-    """Trains for about half an hour on two cores; ``--share`` makes all stages shorter, for a try."""
+    """Runs the three stages; ``--share`` makes all of them shorter, for a try."""
     parser = argparse.ArgumentParser(prog="python -m edgekiln.arrcoc.train", description=__doc__)
     parser.add_argument("into", type=Path, help="the checkpoint, *.safetensors")
     parser.add_argument("--seed", type=int, default=0)

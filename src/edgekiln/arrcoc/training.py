@@ -84,7 +84,6 @@ class Scenes(torch.utils.data.Dataset[dict[str, NDArray[Any]]]):
             "mask": np.stack([w[1] for w in words]).astype(np.float32),
             "target": np.stack([relevance_target(made, q, (GRID, GRID)) for q in asked]),
             "answer": np.array([q.answer for q in asked]),
-            "count": np.array([q.kind == "count" for q in asked]),
         }
 
 
