@@ -97,7 +97,8 @@ def is_running(pid):
 
 
 def children():
-    """The pids of this process's children, zombies included.
+    """What this process's children, zombies included, were started as, by pid and the tick of their start:
+    a pid is given out again.
 
     A thread that ends meanwhile hands its children to another one, perhaps to one already read: then all
     is read again.
@@ -109,7 +110,20 @@ def children():
                 found += (task / "children").read_text().split()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        return sorted(map(int, found))
+        return dict(sorted(filter(None, map(_known, found))))
+
+
+def _known(pid):
+    """((pid, start), command line) of a process, its name and state where it is a zombie; None of none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").replace(b"\0", b" ")
+    except OSError:
+        return None
+    head, _, tail = stat.rpartition(")")
+    state, *rest = tail.split()
+    told = words.decode(errors="replace") or f"{head.partition('(')[2]}, in state {state}"
+    return (int(pid), int(rest[18])), told
 
 
 def count(folder):
