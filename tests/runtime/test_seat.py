@@ -126,3 +126,23 @@ def test_closing_under_fire_closes_once_ends_the_thread_and_leaves_no_caller_wai
         assert outcomes == ["closed"] * 3
         eventually(lambda engine=engine: engine.closed == 1)
     eventually(lambda: count("/proc/self/task") == threads_before)
+
+
+@pytest.mark.parametrize("direct", [False, True])
+def test_a_call_that_begins_while_it_closes_starts_no_engine_that_nobody_kills(direct):
+    """Closed at the moment at which the call notes when it began, before it hands its input over."""
+    engine, reads = Engine(), []
+
+    def clock():
+        reads.append(0)
+        if len(reads) == 3:  # the first was the opening's, the second the call's for its limit
+            seat.close()
+        return time.monotonic()
+
+    seat = Threaded(lambda: engine, direct=direct, clock=clock)
+    eventually(lambda: seat.ready)
+    with pytest.raises(EngineFault) as caught:
+        seat.call({"x": 1}, 1.0)
+    assert caught.value.kind == "closed"
+    assert engine.calls == 0
+    eventually(lambda: engine.closed == 1)

@@ -108,11 +108,12 @@ class Threaded:
         until = self._clock() + limit_s
         if not self._turn.acquire(timeout=max(0.0, limit_s)):
             raise late(limit_s, "the engine was busy with another call")
+        self.since_s = self._clock()  # before the look at _ended: close sets that first and looks at this
         if self._ended or self._runner is None:
+            self.since_s = None
             self._turn.release()
             self._wake()  # its thread may have wanted the turn, to close the engine
             raise EngineFault("closed", "the engine", "it was closed meanwhile", "Call again")
-        self.since_s = self._clock()
         if self._direct:
             try:
                 return self._runner(inputs)
