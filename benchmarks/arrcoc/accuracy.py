@@ -112,9 +112,10 @@ def shares(paths: list[Path], kind: str, scenes: int) -> tuple[Shares, list[str]
         scorer, reader, about = load(path)
         seeds.append(str(about.seed))
         right: dict[tuple[str, int], int] = defaultdict(int)
-        course = training.Course(kinds=(kind,), workers=0, batch=25, questions=1)
+        course = training.Course(kinds=(kind,), questions=1)
+        of = training.Scenes("test", 0, scenes, course)
         seen = 0
-        for number, batch in enumerate(training.batches("test", 0, scenes, course)):
+        for number, batch in enumerate(training.batches(of, 25, workers=0)):
             seen += len(batch["answer"])
             for name, tokens, logits in rows(scorer, reader, batch, number):
                 right[name, tokens] += int((logits.argmax(1) == batch["answer"].flatten()).sum())

@@ -16,7 +16,9 @@ from edgekiln.arrcoc.scenes.generate import questions_about, relevance_target, s
 from edgekiln.errors import BadInput
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = training.Course(score=8, read=8, joint=8, batch=4, workers=0, threads=1)
+TINY = training.Course(
+    crop=8, score=8, read=8, joint=8, crop_batch=4, score_batch=4, batch=4, workers=0, threads=1
+)
 
 
 def test_a_sample_belongs_to_its_scene_and_the_evidence_to_its_question():
@@ -57,8 +59,8 @@ def test_the_scorer_learns_from_what_it_is_shown():
     torch.manual_seed(0)
     torch.set_num_threads(2)
     scorer = training.Scorer(training.TOKENS, training.LENGTH)
-    course = training.Course(batch=8, workers=0, kinds=("colour",))
-    (batch,) = training.batches("train", 0, 8, course)
+    scenes = training.Scenes("train", 0, 8, training.Course(kinds=("colour",)))
+    (batch,) = training.batches(scenes, 8, workers=0)
     optimiser = torch.optim.AdamW(scorer.parameters(), 3e-3)
     losses = []
     for _ in range(40):
@@ -75,7 +77,7 @@ def test_the_scorer_learns_from_what_it_is_shown():
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     path = tmp_path_factory.mktemp("trained") / "tiny.safetensors"
-    command = [sys.executable, "-m", "edgekiln.arrcoc.train", str(path), "--share", "0.003", "--seed", "5"]
+    command = [sys.executable, "-m", "edgekiln.arrcoc.train", str(path), "--share", "0.005", "--seed", "5"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return path, done.stdout
@@ -83,7 +85,7 @@ def trained(tmp_path_factory):
 
 def test_the_command_trains_all_stages_and_says_where_the_weights_come_from(trained):
     path, told = trained
-    assert [line.split()[0] for line in told.splitlines()[:-1]] == ["score", "read", "joint"]
+    assert [line.split()[0] for line in told.splitlines()[:-1]] == ["crops", "score", "read", "joint"]
     scorer, reader, about = checkpoint.load(path)
     assert (about.seed, about.torch) == (5, torch.__version__)
     assert "--seed 5" in about.command

@@ -14,6 +14,8 @@ from edgekiln.errors import BadInput, MissingExtra
 from edgekiln.records import Record
 
 VERSION = 1
+TRAINED = Path(__file__).parent / "trained" / "compact.safetensors"
+"""The checkpoint that comes with the program; ``About`` in it says which command made it."""
 DOING = "opening the checkpoint"
 TRAIN = "Train one: python -m edgekiln.arrcoc.train INTO"
 

@@ -5,7 +5,8 @@ square of 16x16 pixels at the token's level. So a token is the same whether it i
 of 4x4 or with all of its level: levels and windows can be mixed freely, and only what was allocated costs.
 The network reads the relevance as a fourth channel: it says which of several glyphs was meant.
 
-A stack of 2 cross-attentions then lets the words ask the tokens (``Reader.answer``).
+A stack of 2 cross-attentions then lets the words ask the tokens; beside it the digit on the most relevant
+token is read, as far as the question is one that asks to read.
 """
 
 from __future__ import annotations
@@ -25,18 +26,21 @@ LEVELS = 5
 class Encoder(nn.Module):
     """Pictures (B, 4, 16n + 24, 16m + 24) in 0..1, red, green, blue, relevance: tokens (B, n * m, D).
 
-    Receptive field 40, stride 16, no padding.
+    Receptive field 40, stride 16, no padding. A digit is found at each of 6 x 6 places by the same weights
+    and the best place is kept: Where the last step is a convolution with stride instead, each place has to be
+    learned for itself, and in the time that training has nothing is.
     """
 
     def __init__(self, width: int = WIDTH) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            *convolution(4, 24, 4, stride=2),
-            *convolution(24, 32, 4),
+            *convolution(4, 12, 3),
+            *convolution(12, 24, 4, stride=2),
+            *convolution(24, 32, 3),
             nn.MaxPool2d(2),
             *convolution(32, 64, 3),
-            nn.MaxPool2d(2),
-            *convolution(64, width, 3, stride=2),
+            *convolution(64, width, 1),
+            nn.MaxPool2d(6, 4),
         )
 
     def forward(self, pictures: Tensor) -> Tensor:
@@ -56,11 +60,14 @@ class Reader(nn.Module):
         self.first, self.second = Attention(width), Attention(width)
         self.mix = nn.Sequential(nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width))
         self.digit = nn.Linear(width, ANSWERS)
-        """Which digit a token lies on: only training asks, so that the encoder learns to read early."""
+        """Which digit a token lies on. It learns with the encoder, before anything else here does."""
+        self.choose, self.reads = nn.Linear(width, 1), nn.Linear(width, 1)
+        self.sure = nn.Parameter(torch.tensor(8.0))
+        """How much a token's relevance counts when it is chosen to be read."""
         self.counts = nn.Sequential(
             nn.Conv2d(1, 12, 3, padding=1), nn.ReLU(), nn.Conv2d(12, 16, 3, padding=1), nn.ReLU()
         )
-        self.out = nn.Sequential(nn.Linear(2 * width + 16, width), nn.ReLU(), nn.Linear(width, ANSWERS))
+        self.out = nn.Sequential(nn.Linear(width + 16, width), nn.ReLU(), nn.Linear(width, ANSWERS))
 
     def seen(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """The tokens as the words meet them: with their place, level and relevance, normalised."""
@@ -83,8 +90,8 @@ class Reader(nn.Module):
         words = words + self.mix(words)
         words = words + self.second(words, seen, held)
         pooled = (words * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
-        brightest = (seen * (positions[..., 3:] * held[..., None])).sum(1)
-        brightest = brightest / (positions[..., 3] * held).sum(1, keepdim=True).clamp(min=1e-3)
         counted = self.counts(relevance[:, None]).sum((2, 3)) / 8
-        found: Tensor = self.out(torch.cat([pooled, brightest, counted], -1))
+        wanted = self.choose(seen)[..., 0] + self.sure * positions[..., 3] + (held - 1) * 1e4
+        read = (wanted.softmax(1)[..., None] * self.digit(tokens)).sum(1)
+        found: Tensor = self.out(torch.cat([pooled, counted], -1)) + self.reads(pooled).sigmoid() * read
         return found

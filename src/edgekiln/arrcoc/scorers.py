@@ -80,18 +80,18 @@ class Features(nn.Module):
     def __init__(self, width: int = FEATURES) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.BatchNorm2d(CHANNELS),
-            *convolution(CHANNELS, 16, 3, stride=2, padding=1),
-            *convolution(16, 32, 3, stride=2, padding=1),
-            *convolution(32, 32, 3, padding=1),
+            *convolution(CHANNELS, 16, 4, stride=2, padding=1),
+            *convolution(16, 24, 3, padding=1),
             nn.MaxPool2d(2),
-            *convolution(32, width, 3, padding=1),
+            *convolution(24, 48, 3, padding=1),
+            nn.MaxPool2d(2),
+            *convolution(48, width, 1),
         )
         self.where = nn.Conv2d(3, width, 1)  # y, x and eccentricity, past everything that blurs them
 
     def forward(self, texture: Tensor) -> Tensor:
         place = self.where(nn.functional.avg_pool2d(texture[:, 9:12], 8))
-        found: Tensor = self.layers(texture) + place
+        found: Tensor = self.layers(texture - 0.5) + place
         return found
 
 

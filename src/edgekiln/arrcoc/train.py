@@ -15,7 +15,7 @@ from edgekiln.arrcoc.words import VOCABULARY
 
 
 def main() -> None:
-    """Runs the three stages; ``--share`` makes all of them shorter, for a try."""
+    """Runs the four stages; ``--share`` makes all of them shorter, for a try."""
     parser = argparse.ArgumentParser(prog="python -m edgekiln.arrcoc.train", description=__doc__)
     parser.add_argument("into", type=Path, help="the checkpoint, *.safetensors")
     parser.add_argument("--seed", type=int, default=0)
@@ -24,6 +24,7 @@ def main() -> None:
     given = parser.parse_args()
     full = Course(threads=given.threads)
     course = Course(
+        crop=int(full.crop * given.share),
         score=int(full.score * given.share),
         read=int(full.read * given.share),
         joint=int(full.joint * given.share),
@@ -37,7 +38,7 @@ def main() -> None:
         command=f"python -m edgekiln.arrcoc.train --seed {given.seed} --share {given.share:g}",
         made=datetime.datetime.now(datetime.UTC).date().isoformat(),
         torch=str(torch.__version__),
-        scenes=course.score + course.read + course.joint,
+        scenes=course.crop + course.score + course.read + course.joint,
         seconds=round(time.monotonic() - began, 1),
         words=" ".join(VOCABULARY),
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edgekiln.arrcoc import answering
     from edgekiln.arrcoc.qwen.ask import Reply
 
 SUMMARY = "answer questions about pictures within a latency, looking closely only where it helps"
@@ -18,16 +19,23 @@ def verbs(top: Any, common: argparse.ArgumentParser) -> None:
     all verbs."""
     room = top.add_parser("arrcoc", help=SUMMARY, description=SUMMARY)
     actions = room.add_subparsers(dest="action", required=True, metavar="VERB")
-    about = "ask a Qwen3-VL about a picture, with the visual tokens that the latency leaves room for"
+    about = "ask about a picture, with the visual tokens that the latency leaves room for"
     ask = actions.add_parser("ask", help=about, description=about, parents=[common])
     ask.add_argument("image", metavar="IMAGE")
     ask.add_argument("question", metavar="QUESTION")
-    folder = "folder with config.json, safetensors, tokenizer.json and preprocessor_config.json"
-    ask.add_argument("--model", required=True, metavar="PATH", help=folder)
-    latency = "from the decoded picture to the first token of the answer"
+    folder = (
+        "folder of a Qwen3-VL (config.json, safetensors, tokenizer.json, preprocessor_config.json) or of an "
+        "exported compact system; without it the small one that comes with this program, which reads digits"
+    )
+    ask.add_argument("--model", metavar="PATH", help=folder)
+    latency = "from the decoded picture to the answer, or to its first token"
     ask.add_argument("--latency-ms", type=float, metavar="100", help=latency)
     total = "visual tokens at most, in place of what the latency leaves room for"
     ask.add_argument("--tokens", type=int, metavar="113", help=total)
+    drawing = "compact system: draw the relevance, and what was read closely, into this PNG"
+    ask.add_argument("--drawing", metavar="FILE", help=drawing)
+    threads = "compact system: threads (default 1)"
+    ask.add_argument("--threads", type=int, metavar="1", default=1, help=threads)
     route = "mix the detail inside the encoder (default), or pool its tokens after it"
     ask.add_argument("--route", choices=("inside", "after"), default="inside", help=route)
     longest = "tokens of the answer at most (default 64)"
@@ -36,12 +44,17 @@ def verbs(top: Any, common: argparse.ArgumentParser) -> None:
 
 def answered(given: argparse.Namespace) -> tuple[Any, Callable[[Any], None]]:
     """What the verb found, and how to print it."""
+    from edgekiln.arrcoc import answering
+
+    folder = None if given.model is None else Path(given.model)
+    if folder is None or answering.is_compact(folder):
+        return _compact(given, folder)
     from edgekiln.arrcoc.qwen.ask import ask
     from edgekiln.progress import shown
 
     with shown(silent=given.json) as progress:
         found = ask(
-            Path(given.model),
+            folder,
             Path(given.image),
             given.question,
             latency_ms=given.latency_ms,
@@ -53,10 +66,47 @@ def answered(given: argparse.Namespace) -> tuple[Any, Callable[[Any], None]]:
     return found, reply
 
 
+def _compact(given: argparse.Namespace, folder: Path | None) -> tuple[Any, Callable[[Any], None]]:
+    from edgekiln.arrcoc import answering
+    from edgekiln.progress import shown
+
+    with shown(silent=given.json) as progress:
+        found = answering.ask(
+            folder,
+            Path(given.image),
+            given.question,
+            latency_ms=given.latency_ms,
+            tokens=given.tokens,
+            threads=given.threads,
+            drawing=None if given.drawing is None else Path(given.drawing),
+            progress=progress,
+        )
+    return found, compact_reply
+
+
+def compact_reply(found: answering.Reply) -> None:
+    """The answer, what was read closely, and where the time went."""
+    from edgekiln.cli.show import console, escape
+
+    out = console()
+    out.print(f"[bold]{found.answer}[/bold]  ({found.sure:.0%} sure)")
+    closely = ", ".join(f"row {y + 1} column {x + 1}" for y, x in found.windows) or "nothing"
+    out.print(f"{found.tokens} visual tokens of 784; read closely, of 7x7 regions: {closely}")
+    weights = ", ".join(f"{name} {share:.0%}" for name, share in found.weights.items())
+    out.print(f"the question weighs {weights}")
+    said = f"{found.took_ms:.1f} ms"
+    if found.predicted_ms is not None:
+        said += f", predicted at most {found.predicted_ms:.1f} ms"
+    if found.latency_ms is not None:
+        said += f"; {found.latency_ms:g} ms were allowed: {'met' if found.met else '[red]missed[/red]'}"
+    out.print(said)
+    for note in found.notes:
+        out.print(f"[yellow]note:[/yellow] {escape(note)}")
+    _stages(found.stages_ms.items())
+
+
 def reply(found: Reply) -> None:
     """The answer, the tokens it was read from, and where the time went."""
-    from rich.table import Table
-
     from edgekiln.cli.show import console, escape
 
     out = console()
@@ -76,9 +126,17 @@ def reply(found: Reply) -> None:
     out.print(said)
     for note in found.notes:
         out.print(f"[yellow]note:[/yellow] {escape(note)}")
+    _stages((stage.name, stage.ms) for stage in found.stages)
+
+
+def _stages(stages: Iterable[tuple[str, float]]) -> None:
+    from rich.table import Table
+
+    from edgekiln.cli.show import console
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("stage")
     table.add_column("ms", justify="right")
-    for stage in found.stages:
-        table.add_row(stage.name, f"{stage.ms:.1f}")
-    out.print(table)
+    for name, ms in stages:
+        table.add_row(name, f"{ms:.1f}")
+    console().print(table)
