@@ -93,14 +93,9 @@ class Compact:
         does not cover the picture at the coarsest level.
         """
         times = [time.perf_counter()]
-        ids, mask = numbers(question)
-        words = {"ids": ids[None], "mask": mask[None].astype(np.float32)}
+        words = _words(question)
         canvas = resized(picture, COMPACT)
-        array = self._texture.fill(canvas)
-        times.append(time.perf_counter())
-        given = {"texture": array[None], "information": information(array, 28, 28)[None], **words}
-        relevance, maps, weights = self._scorer.run(None, given)
-        times.append(time.perf_counter())
+        relevance, maps, weights = self._score(canvas, words, times)
         bucket = self.bucket(total)
         allocation = allocate(np.clip(relevance[0], 0, 1), bucket, mode="windows", peak=PEAK)
         inputs = look_inputs(canvas, relevance[0], allocation)
@@ -109,7 +104,7 @@ class Compact:
         times.append(time.perf_counter())
         chances = np.exp(logits - logits.max())
         chances /= chances.sum()
-        names = ("texture", "scorers", "allocation", "reader")
+        names = ("texture", "information", "scorers", "allocation", "reader")
         spent = {n: (b - a) * 1e3 for n, a, b in zip(names, times, times[1:], strict=False)}
         answered = Answered(
             answer=int(logits.argmax()),
@@ -120,6 +115,27 @@ class Compact:
         return Seen(
             answered=answered, relevance=relevance[0], maps=maps[0], weights=weights[0], allocation=allocation
         )
+
+    def relevance(self, picture: NDArray[np.uint8], question: str) -> tuple[Array, Array, Array]:
+        """What the scorers say alone: relevance (28, 28), the three maps (3, 28, 28) and their weights (3,).
+
+        Raises BadInput as ``ask`` does.
+        """
+        words = _words(question)
+        relevance, maps, weights = self._score(resized(picture, COMPACT), words, [])
+        return relevance[0], maps[0], weights[0]
+
+    def _score(
+        self, canvas: NDArray[np.uint8], words: dict[str, Any], times: list[float]
+    ) -> tuple[Array, Array, Array]:
+        """The scorer's outputs with their batch of one; ``times`` gets the end of each stage."""
+        array = self._texture.fill(canvas)
+        times.append(time.perf_counter())
+        given = {"texture": array[None], "information": information(array, 28, 28)[None], **words}
+        times.append(time.perf_counter())
+        relevance, maps, weights = self._scorer.run(None, given)
+        times.append(time.perf_counter())
+        return relevance, maps, weights
 
     def bucket(self, total: int) -> int:
         """The largest bucket of the folder within ``total``; the allocation refuses what covers nothing."""
@@ -133,6 +149,11 @@ class Compact:
                 f"Give at least {min(self.manifest.buckets)}",
             )
         return max(fits)
+
+
+def _words(question: str) -> dict[str, Any]:
+    ids, mask = numbers(question)
+    return {"ids": ids[None], "mask": mask[None].astype(np.float32)}
 
 
 def look_inputs(canvas: NDArray[np.uint8], relevance: Array, allocation: Allocation) -> dict[str, Any]:
