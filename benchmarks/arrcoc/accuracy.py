@@ -3,7 +3,7 @@
 All contenders see the same held-out scenes (photographs, fonts and phrasings of the test split) through the
 same reader, which is told the learned relevance in every case: only the tokens that it gets differ.
 
-    python benchmarks/arrcoc/accuracy.py CHECKPOINT ... [--scenes 1000] [--kinds colour] [--json accuracy.json]
+    python benchmarks/arrcoc/accuracy.py CHECKPOINT ... [--scenes 1000] [--kinds colour] [--json PATH]
 """
 
 from __future__ import annotations
@@ -86,12 +86,13 @@ def rows(
         yield "uniform", side * side, read(*pair)
     assert dense is not None
     assert coarse is not None
+    numbers = torch.arange(SIDES[-1] ** 2).reshape(1, SIDES[-1], SIDES[-1])
     for total, count in WINDOWS.items():
         for name, relevance in maps.items():
             cells = views.cells_by_relevance(relevance, count)
-            fine = reader.encoder(views.windows(full, cells)).reshape(len(full), count * 16, -1)
-            positions = torch.cat([coarse[1], views.window_positions(told, cells)], 1)
-            yield name, total, read(torch.cat([coarse[0], fine], 1), positions)
+            # A token is the same in a window as with all of its level, and those are encoded already.
+            fine, where = _only(dense, views.in_windows(numbers.expand(len(full), -1, -1), cells))
+            yield name, total, read(torch.cat([coarse[0], fine], 1), torch.cat([coarse[1], where], 1))
         asked = reader.words(*words)
         kept = baselines.by_attention(reader, *dense, asked, words[1], total)
         yield "attention after the encoder (FastV-like)", total, read(*_only(dense, kept))

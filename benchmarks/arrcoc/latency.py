@@ -1,4 +1,4 @@
-"""Start the benchmark of the latency of the compact system; ``--help`` says what it does. The work is in showing/."""
+"""Start the benchmark of latency; ``--help`` says what it does. The work is in showing/."""
 
 import importlib
 import sys

@@ -1,1 +1,1 @@
-"""What shows ARR-COC: accuracy against tokens and latency, the scorers' own cost, a gallery, all in one run."""
+"""What shows ARR-COC: accuracy against tokens and latency, the scorers' own cost, a gallery."""

@@ -56,7 +56,10 @@ class Row(Record, frozen=True, kw_only=True):
 
 def read(path: Path) -> tuple[Row, ...]:
     """The rows of a file. Raises BadInput where it is missing, empty or holds something else."""
-    doing, cure = "reading the accuracies in", "Write it: python benchmarks/arrcoc/accuracy.py ... --json PATH"
+    doing, cure = (
+        "reading the accuracies in",
+        "Write it: python benchmarks/arrcoc/accuracy.py ... --json PATH",
+    )
     try:
         rows = msgspec.json.decode(path.read_bytes(), type=tuple[Row, ...])
     except (OSError, msgspec.MsgspecError) as error:
@@ -89,13 +92,13 @@ def meaning(rows: Sequence[Row]) -> str:
     seeds = ", ".join(row.seeds)
     if len(row.seeds) == 1:
         return (
-            f"Measured over {row.scenes} held-out scenes with one training seed ({seeds}); 95 % interval over "
-            "scenes (Wilson). How far another training would differ is not known from one seed."
+            f"Measured over {row.scenes} held-out scenes with one training seed ({seeds}); 95 % "
+            "interval over scenes (Wilson). How far another training would differ is not known from one seed."
         )
     few = " Over so few seeds it is wide." if len(row.seeds) < 5 else ""
     return (
-        f"Measured over {row.scenes} held-out scenes; mean of the training seeds {seeds} with its 95 % interval "
-        f"(Student's t, {len(row.seeds) - 1} degrees of freedom).{few}"
+        f"Measured over {row.scenes} held-out scenes; mean of the training seeds {seeds} with its 95 % "
+        f"interval (Student's t, {len(row.seeds) - 1} degrees of freedom).{few}"
     )
 
 
@@ -142,7 +145,10 @@ def goals(rows: Sequence[Row], kind: str = "colour") -> Table:
             continue
         verdict = "met" if ours.mean >= goal else f"missed by {goal - ours.mean:.3f}"
         found.append((f"{tokens} tokens: {words}", told(ours), f"{goal:.3f}", verdict))
-    note = "Judged by the mean of the seeds; where the interval holds the goal, another training may decide otherwise."
+    note = (
+        "Judged by the mean of the seeds; where the interval holds the goal, another training may decide "
+        "otherwise."
+    )
     return Table(
         title=f"Goals of accuracy, questions by {kind}",
         columns=("goal", "ours", "needed", "verdict"),

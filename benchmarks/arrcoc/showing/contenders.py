@@ -176,5 +176,7 @@ def whole(picture: Picture, relevance: NDArray[np.float32] | None, side: int) ->
 
 def positions(relevance: NDArray[np.float32], side: int, level: float) -> NDArray[np.float32]:
     """(1, side * side, 4) as the reader takes them."""
-    found: NDArray[np.float32] = views.uniform_positions(torch.from_numpy(relevance)[None], side, level).numpy()
+    found: NDArray[np.float32] = views.uniform_positions(
+        torch.from_numpy(relevance)[None], side, level
+    ).numpy()
     return found

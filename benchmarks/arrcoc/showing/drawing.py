@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 
 from arrcoc.showing.accuracies import ATTENTION, CONTENDERS, ORACLE, OURS, SIMILARITY, UNIFORM, Row, by_key
 from edgekiln.report import layout
@@ -16,20 +17,40 @@ TOP, BOTTOM, LEFT, RIGHT = 56.0, 62.0, 56.0, 16.0
 CHANCE = 0.1
 """Ten answers."""
 SIZE = 12.5
-CLASSES = {OURS: "ours", UNIFORM: "uniform", ATTENTION: "attention", SIMILARITY: "similarity", ORACLE: "oracle"}
+CLASSES = {
+    OURS: "ours",
+    UNIFORM: "uniform",
+    ATTENTION: "attention",
+    SIMILARITY: "similarity",
+    ORACLE: "oracle",
+}
 SHORT = {ATTENTION: "FastV-like", SIMILARITY: "similarity", OURS: "ARR-COC", "origin's scorer": "origin"}
 STYLE = """
-svg { background: #ffffff; font-family: system-ui, "Segoe UI", "Noto Sans", "DejaVu Sans", sans-serif; }
-text { font-size: 12.5px; fill: #1e1c19; } .tick, .axis { fill: #645f57; } .head { font-weight: 650; font-size: 15px; }
-.sub { fill: #645f57; font-size: 13px; } .grid { stroke: #e7e3db; } .chance { stroke: #79746b; stroke-dasharray: 2 4; }
+svg { background: #ffffff;
+  font-family: system-ui, "Segoe UI", "Noto Sans", "DejaVu Sans", sans-serif; }
+text { font-size: 12.5px; fill: #1e1c19; }
+.tick, .axis { fill: #645f57; }
+.head { font-weight: 650; font-size: 15px; }
+.sub { fill: #645f57; font-size: 13px; }
+.grid { stroke: #e7e3db; }
+.chance { stroke: #79746b; stroke-dasharray: 2 4; }
 .leader { stroke: #79746b; stroke-width: .7; opacity: .6; }
 .label { paint-order: stroke; stroke: #ffffff; stroke-width: 3.5px; stroke-linejoin: round; }
-.curve { fill: none; stroke: currentColor; stroke-width: 1.6; } .bar { stroke: currentColor; stroke-width: 1.2; opacity: .5; }
-.dot { fill: currentColor; } text.label { fill: currentColor; }
-.ours { color: #b4450f; } .ours .curve { stroke-width: 3; } .ours text, text.ours { font-weight: 650; }
-.uniform { color: #0b62a0; } .uniform .curve { stroke-width: 2.4; } .attention { color: #0a6b50; }
-.similarity { color: #7a4fb3; } .oracle { color: #1e1c19; } .oracle .curve { stroke-dasharray: 6 4; }
-.blind { color: #8d877d; } .blind .curve { stroke-width: 1.1; }
+.curve { fill: none; stroke: currentColor; stroke-width: 1.6; }
+.bar { stroke: currentColor; stroke-width: 1.2; opacity: .5; }
+.dot { fill: currentColor; }
+text.label { fill: currentColor; }
+.ours { color: #b4450f; }
+.ours .curve { stroke-width: 3; }
+.ours text, text.ours { font-weight: 650; }
+.uniform { color: #0b62a0; }
+.uniform .curve { stroke-width: 2.4; }
+.attention { color: #0a6b50; }
+.similarity { color: #7a4fb3; }
+.oracle { color: #1e1c19; }
+.oracle .curve { stroke-dasharray: 6 4; }
+.blind { color: #8d877d; }
+.blind .curve { stroke-width: 1.1; }
 """
 
 
@@ -57,7 +78,9 @@ def chart(rows: Sequence[Row], kind: str, costs_ms: Mapping[tuple[str, int], flo
     by_tokens = _series({key: (float(key[1]), row) for key, row in of_kind.items() if key[0] in CONTENDERS})
     by_cost = _series({key: (costs_ms[key], row) for key, row in of_kind.items() if key in costs_ms})
     seeds = next(iter(of_kind.values())).seeds
-    spread = "95 % interval over scenes, one seed" if len(seeds) == 1 else f"95 % interval over {len(seeds)} seeds"
+    spread = (
+        "95 % interval over scenes, one seed" if len(seeds) == 1 else f"95 % interval over {len(seeds)} seeds"
+    )
     width = (WIDTH - 2 * (LEFT + RIGHT)) / 2
     body = [
         f"<style>{STYLE}</style>",
@@ -74,7 +97,9 @@ def chart(rows: Sequence[Row], kind: str, costs_ms: Mapping[tuple[str, int], flo
         else:
             body.append(text(area.x + width / 2, HEIGHT / 2, "no latency was measured", "sub", "middle"))
     shown = "; ".join(
-        f"{s.name} {r.tokens} tokens {r.mean:.3f} at {x:.4g}" for s in by_cost or by_tokens for x, r in s.points
+        f"{s.name} {r.tokens} tokens {r.mean:.3f} at {x:.4g}"
+        for s in by_cost or by_tokens
+        for x, r in s.points
     )
     drawn = svg(WIDTH, HEIGHT, "".join(body), f"arrcoc-{kind}", f"Accuracy, questions by {kind}", shown)
     return drawn.replace("<svg ", f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" ', 1) + "\n"
@@ -97,7 +122,7 @@ def _panel(series: Sequence[_Series], area: Box, title: str, ticks: Sequence[flo
     drawn: list[Line] = []
     for s in series:
         corners = [(x(at), y(row.mean)) for at, row in s.points]
-        drawn += [(*a, *b) for a, b in zip(corners, corners[1:], strict=False)]
+        drawn += [(*a, *b) for a, b in pairwise(corners)]
     wanted, names = [], []
     for s in series:
         at, row = s.points[-1]
@@ -107,7 +132,9 @@ def _panel(series: Sequence[_Series], area: Box, title: str, ticks: Sequence[flo
     labels = []
     for label, css, want in zip(placed, names, wanted, strict=True):
         anchor, left = label.anchor(want.x)
-        labels.append(text(left, label.box.y + label.box.height * 0.76, escape(label.text), f"label {css}", anchor))
+        labels.append(
+            text(left, label.box.y + label.box.height * 0.76, escape(label.text), f"label {css}", anchor)
+        )
     return "".join(
         (
             _axes(x, y, area, title, ticks or x.ticks(6)),
@@ -128,9 +155,10 @@ def _axes(x: Scale, y: Scale, area: Box, title: str, x_ticks: Sequence[float]) -
     ]
     for tick, shown in zip(x_ticks, tick_texts(x_ticks, 1), strict=True):
         parts.append(text(x(tick), bottom + 20, shown, "tick", "middle"))
-    for tick in y_ticks:
-        parts.append(text(area.x - 8, y(tick) + 4, f"{tick:.1f}", "tick", "end"))
-    parts.append(text(area.x + area.width / 2, bottom + 44, escape(f"{title} (logarithmic)"), "axis", "middle"))
+    parts += [text(area.x - 8, y(tick) + 4, f"{tick:.1f}", "tick", "end") for tick in y_ticks]
+    parts.append(
+        text(area.x + area.width / 2, bottom + 44, escape(f"{title} (logarithmic)"), "axis", "middle")
+    )
     return "".join(parts)
 
 

@@ -128,8 +128,8 @@ def totals(times: Sequence[Times], threads: int) -> Table:
         columns=("contender", "tokens", "ms, median (p10 to p90)", "of uniform 784", "calls"),
         rows=tuple(rows),
         note=f"Measured. Ours: all stages. '{UNIFORM}' and pruning: without scorers, the relevance is 0; "
-        f"'{INFORMED}': with the texture array and the scorers, as its accuracy was measured. Pruning encodes "
-        "all 784 tokens.",
+        f"'{INFORMED}': with the texture array and the scorers, as its accuracy was measured. Pruning "
+        "encodes all 784 tokens.",
     )
 
 
@@ -191,8 +191,8 @@ def joined(times: Sequence[Times], rows: Sequence[Row], kind: str) -> Table:
         title=f"Accuracy against latency, questions by {kind}",
         columns=("contender", "tokens", "accuracy", *(f"ms, {n} thread{'s' * (n > 1)}" for n in threads)),
         rows=tuple((name, str(n), accuracies.told(row), *ms) for _, name, n, row, ms in found),
-        note=f"{accuracies.meaning([any_row])} '{UNIFORM}' without the scorers' cost has the accuracy that it "
-        "has with the relevance told: a favour to it.",
+        note=f"{accuracies.meaning([any_row])} '{UNIFORM}' without the scorers' cost has the accuracy that "
+        "it has with the relevance told: a favour to it.",
     )
 
 
@@ -220,9 +220,17 @@ def at_equal_latency(times: Sequence[Times], rows: Sequence[Row], kind: str) -> 
         found.append((str(ours.tokens), accuracies.told(row), f"{ours.median_ms:.2f}", *cells))
     return Table(
         title=f"At equal latency, questions by {kind}",
-        columns=("our tokens", "ours", "ms", "best of the others within that", "accuracy", "ms", "difference"),
+        columns=(
+            "our tokens",
+            "ours",
+            "ms",
+            "best of the others within that",
+            "accuracy",
+            "ms",
+            "difference",
+        ),
         rows=tuple(found),
-        note=f"Measured, {threads} thread{'s' if threads > 1 else ''}, medians. The others pay for no scorer.",
+        note=f"Measured, {threads} thread{'s' * (threads > 1)}, medians. The others pay for no scorer.",
     )
 
 
@@ -248,8 +256,6 @@ def main() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(drawing.chart(rows, kind, *_costs(times)), encoding="utf-8")
         say(f"drew {path}")
-    if rows:
-        found.append(accuracies.goals(rows))
     publish("arrcoc-latency", found, times, quick=given.quick, out=given.out, unfit=unfit)
 
 
@@ -270,7 +276,9 @@ def timed(checkpoint: Path, threads: Sequence[int], rounds: int, unfit: list[str
             before = os.getloadavg()[0]
             found += measure(opened(Path(scratch), count), count, rounds)
             after = os.getloadavg()[0]
-            unfit.append(f"load average {before:.2f} before and {after:.2f} after the run with {count} threads")
+            unfit.append(
+                f"load average {before:.2f} before and {after:.2f} after the run with {count} threads"
+            )
             say(f"{count} threads done")
     return found
 

@@ -139,8 +139,8 @@ def costs(times: Sequence[Times]) -> Table:
         title="The scorers' own cost, 448 x 448, one core, one thread",
         columns=("part", "ms, median (p10 to p90)", "median, 95 % interval", "calls"),
         rows=tuple(rows),
-        note="Measured. 'perspectival' and 'participatory' each contain the network that reads the texture array; "
-        "'unified' runs it once. The texture array is in no row but its own and the last.",
+        note="Measured. 'perspectival' and 'participatory' each contain the network that reads the texture "
+        "array; 'unified' runs it once. The texture array is in no row but its own and the last.",
     )
 
 
@@ -148,7 +148,8 @@ def goals(times: Sequence[Times]) -> Table:
     by_part = {t.part: t for t in times}
     whole, blind = by_part[ALL], by_part[PROPOSITIONAL]
     low, high = GUIDE_MS
-    less = f"{high / whole.median_ms:.1f} times less than {high:g} ms, {low / whole.median_ms:.1f} than {low:g} ms"
+    times_high, times_low = high / whole.median_ms, low / whole.median_ms
+    less = f"{times_high:.1f} times less than {high:g} ms, {times_low:.1f} than {low:g} ms"
     if whole.median_ms > high:
         less = f"{whole.median_ms / high:.1f} times more than {high:g} ms"
     return Table(

@@ -170,6 +170,31 @@ def overlay(
     return drawn
 
 
+FAINT = 0.45
+"""What is left of a line's white where the picture under it is what matters."""
+
+
+def outlined(picture: NDArray[np.uint8], allocation: Allocation, *, scale: int = 2) -> NDArray[np.uint8]:
+    """``picture``, uint8 (H, W, 3) of the grid's canvas, with the tokens' lines drawn faintly and a frame
+    around each region that is refined: uint8 (H * scale, W * scale, 3). Its pixels are repeated, not
+    smoothed: of ``paint``'s picture the steps are what there is to see.
+
+    Raises BadInput for a picture of another shape or type.
+    """
+    grid = allocation.grid
+    _check(picture, grid, (np.uint8,))
+    white = _lines(allocation, scale) * np.float32(FAINT)
+    fine = allocation.tokens[allocation.tokens[:, 0] > 0]
+    side = (PATCH << (grid.levels - 1)) * scale
+    for row, column in np.unique(fine[:, 1:] >> fine[:, :1], axis=0) * side:
+        frame = white[row : row + side, column : column + side]
+        for edge in (frame[:scale], frame[-scale:], frame[:, :scale], frame[:, -scale:]):
+            edge[...] = 1
+    large = picture.repeat(scale, axis=0).repeat(scale, axis=1).astype(np.float32)
+    drawn: NDArray[np.uint8] = (large + (255 - large) * white[:, :, None]).round().astype(np.uint8)
+    return drawn
+
+
 def _lines(allocation: Allocation, scale: int) -> NDArray[np.float32]:
     """How white the lines make each pixel of the drawing: 0..1, (H * scale, W * scale)."""
     grid = allocation.grid
