@@ -3,7 +3,7 @@
 All contenders see the same held-out scenes (photographs, fonts and phrasings of the test split) through the
 same reader, which is told the learned relevance in every case: only the tokens that it gets differ.
 
-    python benchmarks/arrcoc/accuracy.py CHECKPOINT ... [--scenes 1000] [--kinds colour]
+    python benchmarks/arrcoc/accuracy.py CHECKPOINT ... [--scenes 1000] [--kinds colour] [--json PATH]
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from edgekiln import files
 from edgekiln.arrcoc import baselines, training, views
 from edgekiln.arrcoc.checkpoint import load
 from edgekiln.arrcoc.reader import Reader
@@ -85,12 +86,13 @@ def rows(
         yield "uniform", side * side, read(*pair)
     assert dense is not None
     assert coarse is not None
+    numbers = torch.arange(SIDES[-1] ** 2).reshape(1, SIDES[-1], SIDES[-1])
     for total, count in WINDOWS.items():
         for name, relevance in maps.items():
             cells = views.cells_by_relevance(relevance, count)
-            fine = reader.encoder(views.windows(full, cells)).reshape(len(full), count * 16, -1)
-            positions = torch.cat([coarse[1], views.window_positions(told, cells)], 1)
-            yield name, total, read(torch.cat([coarse[0], fine], 1), positions)
+            # A token is the same in a window as with all of its level, and those are encoded already.
+            fine, where = _only(dense, views.in_windows(numbers.expand(len(full), -1, -1), cells))
+            yield name, total, read(torch.cat([coarse[0], fine], 1), torch.cat([coarse[1], where], 1))
         asked = reader.words(*words)
         kept = baselines.by_attention(reader, *dense, asked, words[1], total)
         yield "attention after the encoder (FastV-like)", total, read(*_only(dense, kept))
@@ -130,7 +132,9 @@ def main() -> None:
     parser.add_argument("checkpoints", nargs="+", type=Path)
     parser.add_argument("--scenes", type=int, default=1000, help="a kind of question; a multiple of 25")
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
+    parser.add_argument("--json", type=Path, help="a file for the same rows, for latency.py and run.py")
     given = parser.parse_args()
+    kept = []
     for kind in given.kinds:
         found, seeds = shares(given.checkpoints, kind, given.scenes)
         error = 1.96 * (0.25 / given.scenes) ** 0.5
@@ -139,7 +143,11 @@ def main() -> None:
         for (name, tokens), values in sorted(found.items(), key=lambda item: (item[0][1], -np.mean(item[1]))):
             spread = f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else ""
             print(f"| {name} | {tokens} | {np.mean(values):.3f}{spread} |")
+            row = {"kind": kind, "contender": name, "tokens": tokens, "scenes": given.scenes}
+            kept.append(row | {"seeds": seeds, "accuracy": values})
         print(f"\nA share of {given.scenes} scenes is uncertain by ±{error:.3f} at most (95 %).")
+    if given.json is not None:
+        files.write_json(given.json, kept)
 
 
 if __name__ == "__main__":

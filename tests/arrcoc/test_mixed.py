@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edgekiln.arrcoc.allocate import allocate, padded
-from edgekiln.arrcoc.mixed import gather, overlay, paint, positions, pyramid, resized
+from edgekiln.arrcoc.mixed import coarsest, gather, overlay, paint, positions, pyramid, resized
 from edgekiln.arrcoc.quadtree import COMPACT, Allocation, Grid, boxes, detail, uniform
 from edgekiln.errors import BadInput
 
@@ -74,6 +74,22 @@ def test_stripes_of_one_pixel_become_grey_and_not_other_stripes() -> None:
     stripes = np.zeros((*COMPACT.canvas, 3), np.float32)
     stripes[:, ::2] = 1
     assert all((level == 0.5).all() for level in pyramid(stripes, COMPACT)[:2])
+
+
+@settings(deadline=None, max_examples=30)
+@given(GRIDS, st.integers(0, 2**32 - 1), st.booleans())
+def test_the_coarsest_level_alone_is_the_pyramids(grid: Grid, seed: int, mirrored: bool) -> None:
+    picture = random_picture(grid, seed, np.uint8)
+    picture = picture[:, ::-1] if mirrored else picture
+    found = coarsest(picture, grid)
+    assert found.dtype == np.uint8
+    assert np.array_equal(found.transpose(1, 2, 0), pyramid(picture, grid)[0])
+
+
+def test_the_coarsest_level_is_taken_of_whole_numbers_of_the_canvas_only(photo: NDArray[np.uint8]) -> None:
+    for wrong in (photo.astype(np.float32), photo[:-1]):
+        with pytest.raises(BadInput):
+            coarsest(wrong, COMPACT)
 
 
 # ---------------------------------------------------------------- the patches

@@ -55,17 +55,24 @@ def _mean(plane: Map, rows: int, columns: int) -> Map:
     return found
 
 
+def received(reader: Reader, tokens: Tensor, positions: Tensor, words: Tensor, mask: Tensor) -> Tensor:
+    """How much attention each of the tokens (B, N, D) gets from the words in the decoder's first layer, over
+    all heads and words: (B, N)."""
+    first = reader.first
+    seen = reader.seen(tokens, positions)
+    q, k = first.split(first.query(words)), first.split(first.key(seen))
+    weights = (q @ k.transpose(-1, -2) * first.scale).softmax(-1)
+    found: Tensor = (weights * mask[:, None, :, None]).sum((1, 2))
+    return found
+
+
 def by_attention(
     reader: Reader, tokens: Tensor, positions: Tensor, words: Tensor, mask: Tensor, keep: int
 ) -> Tensor:
     """FastV-like (Chen et al. 2024): indices (B, keep) of the tokens (B, N, D) that the words attend to most
     in the decoder's first layer."""
-    first = reader.first
-    seen = reader.seen(tokens, positions)
-    q, k = first.split(first.query(words)), first.split(first.key(seen))
-    weights = (q @ k.transpose(-1, -2) * first.scale).softmax(-1)
-    received = (weights * mask[:, None, :, None]).sum((1, 2))
-    found: Tensor = received.sort(dim=1, descending=True, stable=True).indices[:, :keep].sort(1).values
+    most = received(reader, tokens, positions, words, mask).sort(dim=1, descending=True, stable=True)
+    found: Tensor = most.indices[:, :keep].sort(1).values
     return found
 
 

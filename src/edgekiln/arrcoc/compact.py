@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from edgekiln.arrcoc.allocate import allocate
 from edgekiln.arrcoc.information import information
-from edgekiln.arrcoc.mixed import pyramid, resized
+from edgekiln.arrcoc.mixed import coarsest, resized
 from edgekiln.arrcoc.quadtree import COMPACT, Allocation
-from edgekiln.arrcoc.texture import texture
+from edgekiln.arrcoc.texture import TextureBuffer
 from edgekiln.arrcoc.words import tokens as numbers
 from edgekiln.errors import BadInput
 from edgekiln.records import Record
@@ -74,7 +74,7 @@ class Compact:
         self.manifest = _manifest(folder)
         self._scorer = self._open("scorer.onnx")
         self._looks = {n: self._open(f"look_{n}.onnx") for n in self.manifest.buckets}
-        self._texture = np.empty((13, TEXTURE, TEXTURE), np.float32)
+        self._texture = TextureBuffer((TEXTURE, TEXTURE))
 
     def _open(self, name: str) -> Any:
         import onnxruntime
@@ -93,14 +93,9 @@ class Compact:
         does not cover the picture at the coarsest level.
         """
         times = [time.perf_counter()]
-        ids, mask = numbers(question)
-        words = {"ids": ids[None], "mask": mask[None].astype(np.float32)}
+        words = _words(question)
         canvas = resized(picture, COMPACT)
-        array = texture(canvas, (TEXTURE, TEXTURE), out=self._texture)
-        times.append(time.perf_counter())
-        given = {"texture": array[None], "information": information(array, 28, 28)[None], **words}
-        relevance, maps, weights = self._scorer.run(None, given)
-        times.append(time.perf_counter())
+        relevance, maps, weights = self._score(canvas, words, times)
         bucket = self.bucket(total)
         allocation = allocate(np.clip(relevance[0], 0, 1), bucket, mode="windows", peak=PEAK)
         inputs = look_inputs(canvas, relevance[0], allocation)
@@ -109,7 +104,7 @@ class Compact:
         times.append(time.perf_counter())
         chances = np.exp(logits - logits.max())
         chances /= chances.sum()
-        names = ("texture", "scorers", "allocation", "reader")
+        names = ("texture", "information", "scorers", "allocation", "reader")
         spent = {n: (b - a) * 1e3 for n, a, b in zip(names, times, times[1:], strict=False)}
         answered = Answered(
             answer=int(logits.argmax()),
@@ -120,6 +115,27 @@ class Compact:
         return Seen(
             answered=answered, relevance=relevance[0], maps=maps[0], weights=weights[0], allocation=allocation
         )
+
+    def relevance(self, picture: NDArray[np.uint8], question: str) -> tuple[Array, Array, Array]:
+        """What the scorers say alone: relevance (28, 28), the three maps (3, 28, 28) and their weights (3,).
+
+        Raises BadInput as ``ask`` does.
+        """
+        words = _words(question)
+        relevance, maps, weights = self._score(resized(picture, COMPACT), words, [])
+        return relevance[0], maps[0], weights[0]
+
+    def _score(
+        self, canvas: NDArray[np.uint8], words: dict[str, Any], times: list[float]
+    ) -> tuple[Array, Array, Array]:
+        """The scorer's outputs with their batch of one; ``times`` gets the end of each stage."""
+        array = self._texture.fill(canvas)
+        times.append(time.perf_counter())
+        given = {"texture": array[None], "information": information(array, 28, 28)[None], **words}
+        times.append(time.perf_counter())
+        relevance, maps, weights = self._scorer.run(None, given)
+        times.append(time.perf_counter())
+        return relevance, maps, weights
 
     def bucket(self, total: int) -> int:
         """The largest bucket of the folder within ``total``; the allocation refuses what covers nothing."""
@@ -135,16 +151,22 @@ class Compact:
         return max(fits)
 
 
+def _words(question: str) -> dict[str, Any]:
+    ids, mask = numbers(question)
+    return {"ids": ids[None], "mask": mask[None].astype(np.float32)}
+
+
 def look_inputs(canvas: NDArray[np.uint8], relevance: Array, allocation: Allocation) -> dict[str, Any]:
     """What ``look_<tokens>.onnx`` takes but the words: coarse uint8 (1, 4, 136, 136), windows uint8
     (K, 4, 88, 88), positions float32 (1, N, 4) and relevance (1, 28, 28)."""
     level = np.rint(np.clip(relevance, 0, 1) * 255).astype(np.uint8)
     cells = regions(allocation)
     windows = np.empty((len(cells), 4, SIDE, SIDE), np.uint8)
+    planes = canvas.transpose(2, 0, 1)
     for window, (row, column) in zip(windows, cells, strict=True):
-        _cut(canvas, level, 16, row * 64 - MARGIN, column * 64 - MARGIN, window)
+        _cut(planes, level, 16, row * 64 - MARGIN, column * 64 - MARGIN, window)
     coarse = np.empty((1, 4, 136, 136), np.uint8)
-    _cut(pyramid(canvas, COMPACT)[0], level, 4, -MARGIN, -MARGIN, coarse[0])
+    _cut(coarsest(canvas, COMPACT), level, 4, -MARGIN, -MARGIN, coarse[0])
     inputs = {
         "coarse": coarse,
         "positions": positions(relevance, cells)[None],
@@ -161,39 +183,50 @@ def _cut(
     left: int,
     into: NDArray[np.uint8],
 ) -> None:
-    """The square of ``into`` (4, n, n) from ``picture`` (H, W, 3) and ``level``, of which a cell covers
+    """The square of ``into`` (4, n, n) from ``picture`` (3, H, W) and ``level``, of which a cell covers
     ``size`` pixels. Beyond the edge the edge's pixels are repeated."""
+    _, height, width = picture.shape
     n = into.shape[1]
-    y = np.clip(np.arange(top, top + n), 0, picture.shape[0] - 1)
-    x = np.clip(np.arange(left, left + n), 0, picture.shape[1] - 1)
-    into[:3] = picture[y[0] : y[-1] + 1, x[0] : x[-1] + 1][np.ix_(y - y[0], x - x[0])].transpose(2, 0, 1)
-    into[3] = level[np.ix_(y // size, x // size)]
+    y0, y1 = max(top, 0), min(top + n, height)
+    x0, x1 = max(left, 0), min(left + n, width)
+    inside = into[:, y0 - top : y1 - top, x0 - left : x1 - left]
+    inside[:3] = picture[:, y0:y1, x0:x1]
+    row, column = y0 // size, x0 // size
+    large = level[row : -(-y1 // size), column : -(-x1 // size)].repeat(size, axis=1).repeat(size, axis=0)
+    inside[3] = large[y0 - row * size : y1 - row * size, x0 - column * size : x1 - column * size]
+    into[:, : y0 - top] = into[:, y0 - top, None]
+    into[:, y1 - top :] = into[:, y1 - top - 1, None]
+    into[:, :, : x0 - left] = into[:, :, x0 - left, None]
+    into[:, :, x1 - left :] = into[:, :, x1 - left - 1, None]
 
 
 def regions(allocation: Allocation) -> list[tuple[int, int]]:
     """Row and column of the regions that are refined, in order."""
     fine = allocation.tokens[allocation.tokens[:, 0] > 0]
-    found = np.unique(fine[:, 1:] >> fine[:, :1], axis=0)
-    return [(int(y), int(x)) for y, x in found]
+    refined = np.zeros((allocation.grid.rows, allocation.grid.cols), bool)
+    refined[fine[:, 1] >> fine[:, 0], fine[:, 2] >> fine[:, 0]] = True
+    return [(int(y), int(x)) for y, x in np.argwhere(refined)]
 
 
 def positions(relevance: Array, cells: Sequence[tuple[int, int]]) -> Array:
     """Where each token lies, (49 + 16 K, 4): y and x in 0..1, level, greatest relevance; the coarsest level
     row by row, then window after window row by row."""
-    coarse = np.empty((7, 7, 4), np.float32)
-    coarse[..., 0] = ((np.arange(7) + 0.5) / 7)[:, None]
-    coarse[..., 1] = (np.arange(7) + 0.5) / 7
-    coarse[..., 2] = 0
-    coarse[..., 3] = relevance.reshape(7, 4, 7, 4).max((1, 3))
-    found = [coarse.reshape(49, 4)]
-    for row, column in cells:
-        fine = np.empty((4, 4, 4), np.float32)
-        fine[..., 0] = ((row * 4 + np.arange(4) + 0.5) / 28)[:, None]
-        fine[..., 1] = (column * 4 + np.arange(4) + 0.5) / 28
-        fine[..., 2] = 2
-        fine[..., 3] = relevance[row * 4 : row * 4 + 4, column * 4 : column * 4 + 4]
-        found.append(fine.reshape(16, 4))
-    return np.concatenate(found)
+    found = np.empty((49 + 16 * len(cells), 4), np.float32)
+    found[:49, :3] = _COARSE
+    found[:49, 3] = relevance.reshape(7, 4, 7, 4).max((1, 3)).ravel()
+    for number, (row, column) in enumerate(cells):
+        window = found[49 + 16 * number : 65 + 16 * number].reshape(4, 4, 4)
+        window[..., 0] = _FINE[row * 4 : row * 4 + 4, None]
+        window[..., 1] = _FINE[column * 4 : column * 4 + 4]
+        window[..., 3] = relevance[row * 4 : row * 4 + 4, column * 4 : column * 4 + 4]
+    found[49:, 2] = 2
+    return found
+
+
+_FINE = ((np.arange(28) + 0.5) / 28).astype(np.float32)
+_COARSE = np.zeros((49, 3), np.float32)
+_COARSE[:, 0] = ((np.arange(7) + 0.5) / 7).repeat(7)
+_COARSE[:, 1] = np.tile((np.arange(7) + 0.5) / 7, 7)
 
 
 def _manifest(folder: Path) -> Manifest:

@@ -61,6 +61,27 @@ def pyramid(picture: NDArray[_Pixel], grid: Grid) -> tuple[NDArray[_Pixel], ...]
     return (*finer_first[::-1], picture)
 
 
+def coarsest(picture: NDArray[np.uint8], grid: Grid) -> NDArray[np.uint8]:
+    """The coarsest level of ``pyramid`` alone, as planes: (3, h, w), the same whole numbers in a third of the
+    time. ``picture`` is uint8 (H, W, 3) of ``grid.canvas``; raises BadInput for anything else."""
+    _check(picture, grid, (np.uint8,))
+    height, width = grid.canvas
+    side = 1 << (grid.levels - 1)
+    rows = picture.reshape(height // side, side, width * 3)
+    sums = rows[:, 0].astype(np.uint16)
+    for row in range(1, side):
+        sums += rows[:, row]
+    across = sums.reshape(-1, side * 3)  # of each square the columns' sums: red, green, blue, red ...
+    planes = np.empty((3, len(across)), np.uint16)
+    for channel, plane in enumerate(planes):
+        plane[:] = across[:, channel]
+        for column in range(channel + 3, side * 3, 3):
+            plane += across[:, column]
+    planes += (side * side) >> 1
+    planes >>= 2 * (grid.levels - 1)
+    return planes.astype(np.uint8).reshape(3, height // side, width // side)
+
+
 def gather(levels: tuple[NDArray[_Pixel], ...], tokens: Tokens) -> NDArray[_Pixel]:
     """The patch of each of ``tokens`` (n, 3), from ``pyramid``'s levels: (n, 3, PATCH, PATCH), their type.
 
@@ -146,6 +167,31 @@ def overlay(
     mixed = base + (glow * (0.3 + grey / 255) - base) * TINT * share
     white = _lines(allocation, scale)[:, :, None]
     drawn: NDArray[np.uint8] = (mixed + (255 - mixed) * white).round().clip(0, 255).astype(np.uint8)
+    return drawn
+
+
+FAINT = 0.45
+"""What is left of a line's white where the picture under it is what matters."""
+
+
+def outlined(picture: NDArray[np.uint8], allocation: Allocation, *, scale: int = 2) -> NDArray[np.uint8]:
+    """``picture``, uint8 (H, W, 3) of the grid's canvas, with the tokens' lines drawn faintly and a frame
+    around each region that is refined: uint8 (H * scale, W * scale, 3). Its pixels are repeated, not
+    smoothed: of ``paint``'s picture the steps are what there is to see.
+
+    Raises BadInput for a picture of another shape or type.
+    """
+    grid = allocation.grid
+    _check(picture, grid, (np.uint8,))
+    white = _lines(allocation, scale) * np.float32(FAINT)
+    fine = allocation.tokens[allocation.tokens[:, 0] > 0]
+    side = (PATCH << (grid.levels - 1)) * scale
+    for row, column in np.unique(fine[:, 1:] >> fine[:, :1], axis=0) * side:
+        frame = white[row : row + side, column : column + side]
+        for edge in (frame[:scale], frame[-scale:], frame[:, :scale], frame[:, -scale:]):
+            edge[...] = 1
+    large = picture.repeat(scale, axis=0).repeat(scale, axis=1).astype(np.float32)
+    drawn: NDArray[np.uint8] = (large + (255 - large) * white[:, :, None]).round().astype(np.uint8)
     return drawn
 
 
