@@ -76,7 +76,7 @@ def write_all(scorer: Scorer, reader: Reader, into: Path, seed: int) -> None:
         export_uniform(reader, side, into / f"uniform_{side * side}.onnx")
     for total in PRUNED:
         for how in ("attention", "similarity"):
-            _write(Pruned(reader, total, how), into / f"{how}_{total}.onnx")  # type: ignore[arg-type]
+            _write(Pruned(reader, total, how), into / f"{how}_{total}.onnx")
 
 
 def _write(module: nn.Module, path: Path) -> None:

@@ -148,7 +148,7 @@ def _write(
     left: int,
     above: int,
     width: int,
-    fonts: Sequence[ImageFont.FreeTypeFont],
+    fonts: Sequence[ImageFont.FreeTypeFont | ImageFont.ImageFont],
 ) -> None:
     normal, small = fonts
     pen.text((left, above), f"{card.number}  {card.question}", INK, normal)

@@ -89,7 +89,8 @@ def ask(
     where = folder if folder is not None else _exported(kept, shown)
     system = Compact(where, threads)
     system.relevance(pixels, question)  # refuses a question of no use before anything is measured
-    predicted, notes = None, ()
+    predicted: float | None = None
+    notes: tuple[str, ...] = ()
     total = max(system.manifest.buckets) if tokens is None else tokens
     if latency_ms is not None:
         model = _costs(system, where, threads, kept, shown)
