@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -133,10 +134,20 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=1000, help="a kind of question; a multiple of 25")
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
     parser.add_argument("--json", type=Path, help="a file for the same rows, for latency.py and run.py")
+    parser.add_argument(
+        "--add", action="store_true", help="to the seeds that are in the file of --json already"
+    )
     given = parser.parse_args()
     kept = []
+    before: list[str] = []
     for kind in given.kinds:
         found, seeds = shares(given.checkpoints, kind, given.scenes)
+        if given.add:
+            for row in msgspec.json.decode(given.json.read_bytes()):
+                if (row["kind"], row["scenes"]) == (kind, given.scenes):
+                    before = row["seeds"]
+                    found[row["contender"], row["tokens"]][:0] = row["accuracy"]
+            seeds = [*before, *seeds]
         error = 1.96 * (0.25 / given.scenes) ** 0.5
         print(f"\n{kind}: {given.scenes} held-out scenes, training seeds {', '.join(seeds)}\n")
         print("| contender | tokens | accuracy, mean of the seeds (range) |\n| --- | --- | --- |")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edgekiln.arrcoc.allocate import allocate, padded
-from edgekiln.arrcoc.mixed import coarsest, gather, overlay, paint, positions, pyramid, resized
+from edgekiln.arrcoc.mixed import coarsest, gather, outlined, overlay, paint, positions, pyramid, resized
 from edgekiln.arrcoc.quadtree import COMPACT, Allocation, Grid, boxes, detail, uniform
 from edgekiln.errors import BadInput
 
@@ -258,6 +258,27 @@ def test_the_lines_are_the_quadtree_and_finer_ones_are_brighter(relevance: NDArr
     line_of_finest = drawing[finest[0] * 16, finest[1] * 16 + 8]
     line_of_coarse = drawing[coarse[0] // 4 * 64, coarse[1] * 16 + 8]
     assert line_of_finest > 2 * line_of_coarse > 0
+
+
+def test_a_frame_is_around_each_refined_region_and_the_picture_is_seen_in_it(
+    photo: NDArray[np.uint8], relevance: NDArray[np.float32]
+) -> None:
+    found = allocate(relevance, 81, mode="windows")
+    drawing = outlined(photo, found, scale=2)
+    assert drawing.shape == (896, 896, 3)
+    white = (drawing == 255).all(axis=2)
+    assert [
+        bool(white[row * 128, column * 128 : column * 128 + 128].all())
+        for row in range(7)
+        for column in range(7)
+    ] == [
+        bool((detail(found)[row * 4 : row * 4 + 4, column * 4 : column * 4 + 4] == 2).all())
+        for row in range(7)
+        for column in range(7)
+    ]
+    assert (drawing[17:31, 17:31] == photo.repeat(2, axis=0).repeat(2, axis=1)[17:31, 17:31]).all()
+    with pytest.raises(BadInput, match="pixels"):
+        outlined(photo[:-1], found)
 
 
 def test_a_map_that_is_none_is_not_drawn(photo: NDArray[np.uint8]) -> None:

@@ -75,6 +75,7 @@ def by_key(rows: Iterable[Row], kind: str) -> dict[tuple[str, int], Row]:
 
 
 def kinds(rows: Iterable[Row]) -> tuple[str, ...]:
+    """The kinds of question that the rows are about, in their order."""
     return tuple(dict.fromkeys(r.kind for r in rows))
 
 

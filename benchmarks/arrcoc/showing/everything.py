@@ -60,6 +60,7 @@ class Ended(Record, frozen=True, kw_only=True):
 
 
 def steps(given: argparse.Namespace) -> list[Step]:
+    """What is run, in order, as the options say."""
     out = given.out
     first = _told(given.checkpoints[0])
     quick = ("--quick",) if given.quick else ()

@@ -65,6 +65,7 @@ class Shown(Record, frozen=True, kw_only=True):
 
 
 def shown(made: Scene, question: Question, seen: Seen) -> Shown:
+    """What the system saw of a scene and answered, beside what is right."""
     return Shown(
         number=made.index,
         kind=question.kind,

@@ -111,6 +111,7 @@ def told(values: Sequence[float]) -> str:
 
 
 def totals(times: Sequence[Times], threads: int) -> Table:
+    """Total latency of each contender, with its spread."""
     mine = [t for t in times if t.threads == threads]
     dense = _dense(mine)
     rows = [
@@ -134,6 +135,7 @@ def totals(times: Sequence[Times], threads: int) -> Table:
 
 
 def stages(times: Sequence[Times]) -> Table:
+    """Where the compact system's time goes at each bucket."""
     mine = [t for t in times if t.stages_ms]
     names = tuple(mine[0].stages_ms)
     return Table(
@@ -153,6 +155,7 @@ def verdict(interval: tuple[float, float] | None, goal: float) -> str:
 
 
 def goals(times: Sequence[Times]) -> Table:
+    """Issue 7's goals of latency, each with its verdict."""
     rows = []
     for threads in sorted({t.threads for t in times}):
         mine = [t for t in times if t.threads == threads]

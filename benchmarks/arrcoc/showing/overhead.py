@@ -130,6 +130,7 @@ def _block(call: Call, count: int) -> list[float]:
 
 
 def costs(times: Sequence[Times]) -> Table:
+    """What each scorer takes by itself, and all together."""
     rows = []
     for t in times:
         known = t.interval
@@ -145,6 +146,7 @@ def costs(times: Sequence[Times]) -> Table:
 
 
 def goals(times: Sequence[Times]) -> Table:
+    """Issue 7's goals of the scorers' own cost, each with its verdict."""
     by_part = {t.part: t for t in times}
     whole, blind = by_part[ALL], by_part[PROPOSITIONAL]
     low, high = GUIDE_MS
