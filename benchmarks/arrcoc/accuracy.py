@@ -139,8 +139,8 @@ def main() -> None:
     )
     given = parser.parse_args()
     kept = []
-    before: list[str] = []
     for kind in given.kinds:
+        before: list[str] = []
         found, seeds = shares(given.checkpoints, kind, given.scenes)
         if given.add:
             for row in msgspec.json.decode(given.json.read_bytes()):
