@@ -154,9 +154,13 @@ def test_a_cpu_quota_in_the_middle_is_seen_and_named(matmuls):
     assert slow.change.p <= 0.01
     (quota,) = [c for c in slow.causes if c.kind == "quota"]
     assert "a CPU quota stopped it in" in quota.what
-    assert found.kept < 0.8
-    assert found.kept_interval[1] < 1
     assert found.ended == "whole"
+    if found.burst.per_second is None:  # other work on this machine unsettled the start: that is said instead
+        assert found.burst.reason
+        assert (found.kept, found.kept_interval) == (None, None)
+    else:
+        assert found.kept < 0.8
+        assert found.kept_interval[1] < 1
 
 
 @once_more
