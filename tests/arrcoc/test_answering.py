@@ -50,13 +50,14 @@ def test_the_checkpoint_says_which_command_made_it():
     assert checkpoint.TRAINED.stat().st_size < 4_000_000
 
 
-def test_it_reads_held_out_glyphs_by_their_colour_from_81_tokens(system):
+@pytest.mark.parametrize(("kind", "least"), [("colour", 0.6), ("place", 0.4), ("count", 0.3)])
+def test_it_answers_about_held_out_glyphs_from_81_tokens(system, kind, least):
     """Photographs, fonts and phrasings of the validation split; chance is one in ten."""
     right = [
         system.ask(made.picture, question.text, 81).answered.answer == question.answer
-        for made, question in scenes("validation", 40, kinds=("colour",), start=200)
+        for made, question in scenes("validation", 40, kinds=(kind,), start=200)
     ]
-    assert np.mean(right) > 0.6
+    assert np.mean(right) > least
 
 
 def test_what_it_reads_closely_is_where_the_question_points(system):
@@ -112,3 +113,14 @@ def test_options_of_no_use_are_refused(kept, shown, system, options, error, said
 def test_a_question_of_no_use_is_refused(kept, shown, system, question):
     with pytest.raises(BadInput):
         answering.ask(None, shown[0], question, tokens=81, root=kept)
+
+
+@pytest.mark.parametrize(
+    ("mode", "size"), [("RGB", (1, 1)), ("RGB", (10_000, 10_000)), ("L", (300, 200)), ("RGBA", (64, 512))]
+)
+def test_any_picture_gets_an_answer(kept, shown, system, tmp_path, mode, size):
+    path = tmp_path / "odd.png"
+    Image.new(mode, size, 128 if mode == "L" else (255, 0, 0, 128)[: len(mode)]).save(path)
+    reply = answering.ask(None, path, shown[1].text, tokens=81, root=kept)
+    assert 0 <= reply.answer <= 9
+    assert reply.tokens == 81

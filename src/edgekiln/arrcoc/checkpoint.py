@@ -13,7 +13,7 @@ from edgekiln.arrcoc.words import LENGTH, TOKENS, VOCABULARY
 from edgekiln.errors import BadInput, MissingExtra
 from edgekiln.records import Record
 
-VERSION = 1
+VERSION = 2
 TRAINED = Path(__file__).parent / "trained" / "compact.safetensors"
 """The checkpoint that comes with the program; ``About`` in it says which command made it."""
 DOING = "opening the checkpoint"

@@ -18,13 +18,11 @@ from edgekiln.arrcoc.compact import MARGIN
 from edgekiln.arrcoc.scenes.generate import Scene
 from edgekiln.arrcoc.scenes.photographs import CANVAS
 from edgekiln.arrcoc.scenes.questions import Box
+from edgekiln.arrcoc.views import PATCH
 
-SQUARE = 16
-SIDE = SQUARE + 2 * MARGIN
+SIDE = PATCH + 2 * MARGIN
 BLOCK = 4
 """Cells of the texture array on a side of a crop for the scorer."""
-CELL = 16
-"""Pixels of the picture that a cell of the relevance covers."""
 FULL = (28,)
 DENSITIES = (28, 28, 28, 28, 28, 14, 14, 9, 7)
 """Tokens on a side of the whole picture, each as often as it stands here. Nobody can read the coarsest."""
@@ -39,7 +37,7 @@ def tokens(
     shown = [made.glyphs[i % len(made.glyphs)] for i in range(count)]
     for glyph, crop in zip(shown, crops, strict=True):
         density = densities[int(random.integers(len(densities)))]
-        _cut(made, glyph.box, CANVAS / (density * SQUARE), random, crop)
+        _cut(made, glyph.box, CANVAS / (density * PATCH), random, crop)
     return crops, np.array([g.digit for g in shown], np.int64)
 
 
@@ -59,7 +57,7 @@ def corners(made: Scene, count: int, grid: int, random: np.random.Generator) -> 
 
 def _cut(made: Scene, box: Box, reduced: float, random: np.random.Generator, into: NDArray[np.uint8]) -> None:
     """A crop in whose middle square the middle of ``box`` lies, ``reduced`` times smaller than the scene."""
-    square, margin = SQUARE * reduced, MARGIN * reduced
+    square, margin = PATCH * reduced, MARGIN * reduced
     y = round((box[0] + box[2]) / 2 - random.random() * square)
     x = round((box[1] + box[3]) / 2 - random.random() * square)
     size = round(square + 2 * margin)
@@ -78,7 +76,7 @@ def _relevance(
 ) -> NDArray[np.uint8]:
     """As a scorer might give it, cell by cell from the middle square's corner: weaker, blurred, noisy or
     none at all."""
-    across = (np.arange(size) - margin) // CELL
+    across = (np.arange(size) - margin) // PATCH
     first = int(across[0])
     count = int(across[-1]) - first + 1
     shares = [
@@ -97,7 +95,7 @@ def _relevance(
 
 def _shares(start: int, stop: int, first: int, count: int) -> NDArray[np.float64]:
     """The share of ``start`` to ``stop`` in each of ``count`` cells, of which number 0 begins at 0."""
-    edges = (first + np.arange(count + 1)) * CELL
+    edges = (first + np.arange(count + 1)) * PATCH
     inside = np.minimum(edges[1:], stop) - np.maximum(edges[:-1], start)
     found: NDArray[np.float64] = np.maximum(inside, 0) / (stop - start)
     return found

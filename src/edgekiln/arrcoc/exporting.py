@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -121,12 +122,15 @@ def export_uniform(reader: Reader, side: int, path: Path) -> None:
 
 
 def _write(module: nn.Module, given: dict[str, Tensor], outputs: tuple[str, ...], path: Path) -> None:
-    torch.onnx.export(
-        module.eval(),
-        tuple(given.values()),
-        path,
-        input_names=list(given),
-        output_names=list(outputs),
-        opset_version=OPSET,
-        dynamo=False,
-    )
+    with warnings.catch_warnings():
+        # Shapes are meant to become constants.
+        warnings.filterwarnings("ignore", "Converting a tensor to a Python")
+        torch.onnx.export(
+            module.eval(),
+            tuple(given.values()),
+            path,
+            input_names=list(given),
+            output_names=list(outputs),
+            opset_version=OPSET,
+            dynamo=False,
+        )

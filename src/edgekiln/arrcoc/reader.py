@@ -6,7 +6,8 @@ of 4x4 or with all of its level: levels and windows can be mixed freely, and onl
 The network reads the relevance as a fourth channel: it says which of several glyphs was meant.
 
 A stack of 2 cross-attentions then lets the words ask the tokens; beside it the digit on the most relevant
-token is read, as far as the question is one that asks to read.
+token is read, as far as the question is one that asks to read, and the relevance is summed, as far as it is
+one that asks to count.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from edgekiln.arrcoc.scorers import Attention, Words, convolution
 
 WIDTH = 96
 ANSWERS = 10
+FAR = 25.0
+"""No number that is wrong loses more: five off are as wrong as nine."""
 LEVELS = 5
 """One more than the quadtree's: level -1 is that of uniform grids that are no power of two."""
 
@@ -34,12 +37,12 @@ class Encoder(nn.Module):
     def __init__(self, width: int = WIDTH) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            *convolution(4, 12, 3),
-            *convolution(12, 24, 4, stride=2),
-            *convolution(24, 32, 3),
+            *convolution(4, 16, 3),
+            *convolution(16, 32, 4, stride=2),
+            *convolution(32, 48, 3),
             nn.MaxPool2d(2),
-            *convolution(32, 64, 3),
-            *convolution(64, width, 1),
+            *convolution(48, 96, 3),
+            *convolution(96, width, 1),
             nn.MaxPool2d(6, 4),
         )
 
@@ -64,10 +67,11 @@ class Reader(nn.Module):
         self.choose, self.reads = nn.Linear(width, 1), nn.Linear(width, 1)
         self.sure = nn.Parameter(torch.tensor(8.0))
         """How much a token's relevance counts when it is chosen to be read."""
-        self.counts = nn.Sequential(
-            nn.Conv2d(1, 12, 3, padding=1), nn.ReLU(), nn.Conv2d(12, 16, 3, padding=1), nn.ReLU()
-        )
-        self.out = nn.Sequential(nn.Linear(width + 16, width), nn.ReLU(), nn.Linear(width, ANSWERS))
+        self.counts = nn.Sequential(nn.Conv2d(1, 12, 3, padding=1), nn.ReLU(), nn.Conv2d(12, 1, 3, padding=1))
+        """How much of each place's relevance counts as one of what is counted."""
+        self.asks = nn.Linear(width, 1)
+        """How much an answer loses by its distance from what was counted."""
+        self.out = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, ANSWERS))
 
     def seen(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """The tokens as the words meet them: with their place, level and relevance, normalised."""
@@ -90,8 +94,11 @@ class Reader(nn.Module):
         words = words + self.mix(words)
         words = words + self.second(words, seen, held)
         pooled = (words * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
-        counted = self.counts(relevance[:, None]).sum((2, 3)) / 8
+        shares = self.counts(relevance[:, None])[:, 0].sigmoid() * 2
+        counted = (relevance * shares).sum((1, 2))[:, None]
+        far = ((counted - torch.arange(ANSWERS, device=counted.device)) ** 2).clamp(max=FAR)
         wanted = self.choose(seen)[..., 0] + self.sure * positions[..., 3] + (held - 1) * 1e4
         read = (wanted.softmax(1)[..., None] * self.digit(tokens)).sum(1)
-        found: Tensor = self.out(torch.cat([pooled, counted], -1)) + self.reads(pooled).sigmoid() * read
+        known: Tensor = self.out(pooled) + self.reads(pooled).sigmoid() * read
+        found: Tensor = known - functional.softplus(self.asks(pooled)) * far
         return found

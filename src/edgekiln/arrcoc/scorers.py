@@ -12,8 +12,17 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-CHANNELS = 13
+COLOURED = 6
+"""The first channels of the texture array, red to b, which the convolutions see: gradients they make
+themselves. ONNX Runtime's blocked form takes fewer than eight channels or a multiple of four; over thirteen,
+the first convolution cost as much as everything after it."""
+AIMS = ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0), (0.5, 0.5))
+"""Corners and centre, y and x in 0..1: what a question by place can point to beside the edges."""
+CELLS = 28
+SURE = 4.0
+"""How much more than a cell of distance it counts at first whether a glyph is there."""
 FEATURES = 32
 """Width of a place's and of a word's vector."""
 HEADS = 4
@@ -80,7 +89,7 @@ class Features(nn.Module):
     def __init__(self, width: int = FEATURES) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            *convolution(CHANNELS, 16, 4, stride=2, padding=1),
+            *convolution(COLOURED, 16, 4, stride=2, padding=1),
             *convolution(16, 24, 3, padding=1),
             nn.MaxPool2d(2),
             *convolution(24, 48, 3, padding=1),
@@ -90,8 +99,8 @@ class Features(nn.Module):
         self.where = nn.Conv2d(3, width, 1)  # y, x and eccentricity, past everything that blurs them
 
     def forward(self, texture: Tensor) -> Tensor:
-        place = self.where(nn.functional.avg_pool2d(texture[:, 9:12], 8))
-        found: Tensor = self.layers(texture - 0.5) + place
+        place = self.where(functional.avg_pool2d(texture[:, 9:12], 8))
+        found: Tensor = self.layers(texture[:, :COLOURED]) + place
         return found
 
 
@@ -111,7 +120,8 @@ class Participatory(nn.Module):
     """Each place asks the words: features (B, D, R, C) and words (B, W, D) to logits (B, R, C).
 
     What a place hears from the words is multiplied with what it holds: only so can a colour that is named and
-    a colour that is there meet.
+    a colour that is there meet. Whether a place is the leftmost can't be told from it alone: so each is held
+    against the best of all, by what it holds and by how far it is from where the words point.
     """
 
     def __init__(self, width: int = FEATURES) -> None:
@@ -120,14 +130,32 @@ class Participatory(nn.Module):
         self.held = nn.Linear(width, 2 * width)
         self.heard = nn.Linear(width, 2 * width)
         self.out = nn.Sequential(nn.ReLU(), nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, 1))
+        self.towards = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, len(AIMS) + 3))
+        """What each of ``distances`` counts, and last how much the comparison does: nothing where a colour
+        is asked for."""
 
     def forward(self, features: Tensor, words: Tensor, mask: Tensor) -> Tensor:
         batch, _, rows, columns = features.shape
         places = features.flatten(2).transpose(1, 2)
         heard = self.attention(places, words, mask)
         both = self.held(places) * self.heard(heard)
-        found: Tensor = self.out(both).reshape(batch, rows, columns)
-        return found
+        here = self.out(both)[..., 0]
+        towards = self.towards(_mean(words, mask))
+        far = towards[:, :-1] @ distances(rows, columns)
+        standing = functional.softplus(towards[:, -1:]) * (SURE * functional.logsigmoid(here) - far)
+        found: Tensor = here + standing - standing.amax(1, keepdim=True)
+        return found.reshape(batch, rows, columns)
+
+
+def distances(rows: int, columns: int) -> Tensor:
+    """Of each place from the upper edge, from the left one, and from ``AIMS``: (2 + A, R * C), in cells of
+    the compact system's finest grid. The log of a chance stays near 0 for all that are surely a glyph, so
+    that among those the distance decides."""
+    rows, columns = int(rows), int(columns)  # while it is traced for an export they are tensors
+    y = ((torch.arange(rows) + 0.5) / rows).repeat_interleave(columns)
+    x = ((torch.arange(columns) + 0.5) / columns).repeat(rows)
+    aims = (((y - at_y) ** 2 + (x - at_x) ** 2).sqrt() for at_y, at_x in AIMS)
+    return torch.stack([y, x, *aims]) * CELLS
 
 
 class Balance(nn.Module):
@@ -138,9 +166,14 @@ class Balance(nn.Module):
         self.weigh = nn.Sequential(nn.Linear(width, 16), nn.ReLU(), nn.Linear(16, 3))
 
     def forward(self, words: Tensor, mask: Tensor) -> Tensor:
-        mean = (words * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
-        found: Tensor = self.weigh(mean).softmax(-1)
+        found: Tensor = self.weigh(_mean(words, mask)).softmax(-1)
         return found
+
+
+def _mean(words: Tensor, mask: Tensor) -> Tensor:
+    """The question as one vector (B, D)."""
+    found: Tensor = (words * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+    return found
 
 
 class Scorer(nn.Module):

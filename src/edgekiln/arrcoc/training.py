@@ -125,6 +125,7 @@ class Scenes(torch.utils.data.Dataset[dict[str, NDArray[Any]]]):
             "mask": np.stack([w[1] for w in words]).astype(np.float32),
             "target": np.stack([relevance_target(made, q, (GRID, GRID)) for q in asked]),
             "answer": np.array([q.answer for q in asked]),
+            "counting": np.array([q.kind == "count" for q in asked]),
         }
 
 
@@ -173,7 +174,11 @@ def score_loss(scorer: Scorer, batch: Batch) -> tuple[Tensor, Tensor]:
     loss = _cross_entropy(asked, target, HARD * hard) + 0.3 * _cross_entropy(salient, batch["glyphs"])
     ranked = _ranking(asked, target) + 0.3 * _ranking(relevance.clamp(min=1e-5).log(), target)
     named = functional.cross_entropy(scorer.hue(features), batch["colours"], ignore_index=NONE)
-    return loss + 0.5 * _weighted(relevance, target) + 0.5 * named + ranked * RANKED, relevance
+    counted = _counting(relevance, target, batch["counting"].flatten())
+    return (
+        loss + 0.5 * _weighted(relevance, target) + 0.5 * named + RANKED * ranked + COUNTED * counted,
+        relevance,
+    )
 
 
 POSITIVE = 12.0
@@ -184,6 +189,8 @@ HARD = 4.0
 """Weight of a place with a glyph that was not asked for: what has to be told from the one that was."""
 RANKED = 0.5
 """Weight of a place's rank: which glyph is leftmost is no property of its own place alone."""
+COUNTED = 0.1
+"""Weight of the relevance's sum being the number of glyphs that are counted."""
 NONE = -1
 """Where no glyph is."""
 
@@ -216,6 +223,13 @@ def _ranking(scores: Tensor, target: Tensor) -> Tensor:
     lost = -(wanted / total.clamp(min=1e-6) * scores.flatten(1).log_softmax(1)).sum(1)
     found: Tensor = lost.sum() / (total > 0).sum().clamp(min=1)
     return found
+
+
+def _counting(relevance: Tensor, target: Tensor, counting: Tensor) -> Tensor:
+    """How far the sums are from one another where the question is one that counts; 0 where none is."""
+    if not bool(counting.any()):
+        return torch.zeros(())
+    return functional.smooth_l1_loss(relevance.sum((1, 2))[counting], target.sum((1, 2))[counting])
 
 
 def _weighted(value: Tensor, target: Tensor) -> Tensor:
@@ -259,14 +273,17 @@ def _naming(reader: Reader, tokens: Tensor, digits: Tensor) -> Tensor:
     return functional.cross_entropy(reader.digit(tokens).transpose(1, 2), digits, ignore_index=NONE)
 
 
-def disturbed(target: Tensor, random: torch.Generator) -> Tensor:
-    """The true relevance as a scorer might have it: blurred, weaker, with false peaks and noise."""
+def disturbed(target: Tensor, counting: Tensor, random: torch.Generator) -> Tensor:
+    """The true relevance (N, R, C) as a scorer might have it: blurred, weaker, with false peaks and noise;
+    where it is for ``counting`` (N,) nearly as it is, since a blur or a false peak changes the number."""
     blurred = functional.avg_pool2d(target[:, None], 3, 1, 1)[:, 0] * 2
     keep = torch.rand(len(target), 1, 1, generator=random)
     base = torch.maximum(target * (0.5 + 0.5 * keep), blurred * keep).clamp(0, 1)
     noise = torch.rand(target.shape, generator=random)
     false = (noise > 0.997) * torch.rand(target.shape, generator=random) * 0.8
-    return torch.maximum(base, false + 0.03 * noise).clamp(0, 1)
+    read = torch.maximum(base, false + 0.03 * noise).clamp(0, 1)
+    counted = (target * (0.85 + 0.3 * keep) + 0.001 * noise).clamp(0, 1)
+    return torch.where(counting[:, None, None], counted, read)
 
 
 def train(seed: int, course: Course, tell: Tell) -> tuple[Scorer, Reader]:
@@ -292,7 +309,8 @@ def train(seed: int, course: Course, tell: Tell) -> tuple[Scorer, Reader]:
         start += count
 
     def reading(batch: Batch) -> Tensor:
-        relevance = disturbed(batch["target"].flatten(0, 1), random)
+        target, counting = batch["target"].flatten(0, 1), batch["counting"].flatten()
+        relevance = disturbed(target, counting, random)
         return read_loss(reader, batch, relevance, random)
 
     def both(batch: Batch) -> Tensor:
