@@ -125,6 +125,7 @@ def _session(path: Path, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # as the compact system has it
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 

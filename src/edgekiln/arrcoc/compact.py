@@ -84,6 +84,8 @@ class Compact:
             raise BadInput(DOING, self._folder, f"'{name}' is missing", "Export the checkpoint again")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
+        # Six sessions take turns: a pool that spins after its own turn takes the next one's cores.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def ask(self, picture: NDArray[np.uint8], question: str, total: int = 81) -> Seen:
