@@ -142,7 +142,7 @@ class Participatory(nn.Module):
         here = self.out(both)[..., 0]
         towards = self.towards(_mean(words, mask))
         far = towards[:, :-1] @ distances(rows, columns)
-        standing = functional.softplus(towards[:, -1:]) * (SURE * functional.logsigmoid(here) - far)
+        standing = functional.softplus(towards[:, -1:]) * (-SURE * functional.softplus(-here) - far)
         found: Tensor = here + standing - standing.amax(1, keepdim=True)
         return found.reshape(batch, rows, columns)
 
