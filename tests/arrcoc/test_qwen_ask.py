@@ -222,6 +222,8 @@ def test_the_verb_shows_answer_tokens_and_stages(
         (QUESTION, ["--latency-ms", "nan"], ["nan ms is no time"]),
         (QUESTION, ["--tokens", "60", "--answer-tokens", "0"], ["0 tokens are no answer"]),
         (QUESTION, ["--tokens", "60", "--model", "none"], ["there is no such folder"]),
+        (QUESTION, ["--tokens", "60", "--drawing", "x.png"], ["--drawing is for the compact system"]),
+        (QUESTION, ["--tokens", "60", "--threads", "2"], ["Leave --threads out"]),
     ],
 )
 def test_the_verb_refuses_in_order(

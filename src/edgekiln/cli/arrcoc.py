@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekiln.errors import BadInput
+
 if TYPE_CHECKING:
     from edgekiln.arrcoc import answering
     from edgekiln.arrcoc.qwen.ask import Reply
@@ -35,7 +37,7 @@ def verbs(top: Any, common: argparse.ArgumentParser) -> None:
     drawing = "compact system: draw the relevance, and what was read closely, into this PNG"
     ask.add_argument("--drawing", metavar="FILE", help=drawing)
     threads = "compact system: threads (default 1)"
-    ask.add_argument("--threads", type=int, metavar="1", default=1, help=threads)
+    ask.add_argument("--threads", type=int, metavar="1", help=threads)
     route = "mix the detail inside the encoder (default), or pool its tokens after it"
     ask.add_argument("--route", choices=("inside", "after"), default="inside", help=route)
     longest = "tokens of the answer at most (default 64)"
@@ -51,6 +53,11 @@ def answered(given: argparse.Namespace) -> tuple[Any, Callable[[Any], None]]:
         return _compact(given, folder)
     from edgekiln.arrcoc.qwen.ask import ask
     from edgekiln.progress import shown
+
+    for option, value in (("--drawing", given.drawing), ("--threads", given.threads)):
+        if value is not None:
+            why, cure = f"{option} is for the compact system", f"Leave {option} out"
+            raise BadInput("asking the model in", folder, why, cure)
 
     with shown(silent=given.json) as progress:
         found = ask(
@@ -77,7 +84,7 @@ def _compact(given: argparse.Namespace, folder: Path | None) -> tuple[Any, Calla
             given.question,
             latency_ms=given.latency_ms,
             tokens=given.tokens,
-            threads=given.threads,
+            threads=1 if given.threads is None else given.threads,
             drawing=None if given.drawing is None else Path(given.drawing),
             progress=progress,
         )
@@ -86,7 +93,7 @@ def _compact(given: argparse.Namespace, folder: Path | None) -> tuple[Any, Calla
 
 def compact_reply(found: answering.Reply) -> None:
     """The answer, what was read closely, and where the time went."""
-    from edgekiln.cli.show import console, escape
+    from edgekiln.cli.show import console
 
     out = console()
     out.print(f"[bold]{found.answer}[/bold]  ({found.sure:.0%} sure)")
@@ -94,14 +101,7 @@ def compact_reply(found: answering.Reply) -> None:
     out.print(f"{found.tokens} visual tokens of 784; read closely, of 7x7 regions: {closely}")
     weights = ", ".join(f"{name} {share:.0%}" for name, share in found.weights.items())
     out.print(f"the question weighs {weights}")
-    said = f"{found.took_ms:.1f} ms"
-    if found.predicted_ms is not None:
-        said += f", predicted at most {found.predicted_ms:.1f} ms"
-    if found.latency_ms is not None:
-        said += f"; {found.latency_ms:g} ms were allowed: {'met' if found.met else '[red]missed[/red]'}"
-    out.print(said)
-    for note in found.notes:
-        out.print(f"[yellow]note:[/yellow] {escape(note)}")
+    _latency(f"{found.took_ms:.1f} ms", found)
     _stages(found.stages_ms.items())
 
 
@@ -118,15 +118,21 @@ def reply(found: Reply) -> None:
         f"pixels, where the whole takes {found.standard_tokens}; {found.encoded_tokens} in the encoder; "
         f"{found.text_tokens} tokens of text"
     )
-    said = f"first token after {found.first_token_ms:.1f} ms"
+    _latency(f"first token after {found.first_token_ms:.1f} ms", found)
+    _stages((stage.name, stage.ms) for stage in found.stages)
+
+
+def _latency(said: str, found: answering.Reply | Reply) -> None:
+    """What it took beside what was predicted and allowed, and what to know about that."""
+    from edgekiln.cli.show import console, escape
+
     if found.predicted_ms is not None:
         said += f", predicted at most {found.predicted_ms:.1f} ms"
     if found.latency_ms is not None:
         said += f"; {found.latency_ms:g} ms were allowed: {'met' if found.met else '[red]missed[/red]'}"
-    out.print(said)
+    console().print(said)
     for note in found.notes:
-        out.print(f"[yellow]note:[/yellow] {escape(note)}")
-    _stages((stage.name, stage.ms) for stage in found.stages)
+        console().print(f"[yellow]note:[/yellow] {escape(note)}")
 
 
 def _stages(stages: Iterable[tuple[str, float]]) -> None:
