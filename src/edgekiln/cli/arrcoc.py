@@ -58,7 +58,6 @@ def answered(given: argparse.Namespace) -> tuple[Any, Callable[[Any], None]]:
         if value is not None:
             why, cure = f"{option} is for the compact system", f"Leave {option} out"
             raise BadInput("asking the model in", folder, why, cure)
-
     with shown(silent=given.json) as progress:
         found = ask(
             folder,
