@@ -26,6 +26,7 @@ from torch.nn import functional
 from edgekiln.arrcoc import crops, views
 from edgekiln.arrcoc.information import information
 from edgekiln.arrcoc.reader import Reader
+from edgekiln.arrcoc.rewording import reworded
 from edgekiln.arrcoc.scenes.colours import COLOURS
 from edgekiln.arrcoc.scenes.generate import Scene, questions_about, relevance_target, scene
 from edgekiln.arrcoc.scenes.questions import Question
@@ -112,7 +113,7 @@ class Scenes(torch.utils.data.Dataset[dict[str, NDArray[Any]]]):
         while len(asked) < self.questions:
             asked.append(own)
         array = texture(made.picture, (TEXTURE, TEXTURE))
-        words = [tokens(q.text) for q in asked]
+        words = [tokens(reworded(q.text, random) if self.split == "train" else q.text) for q in asked]
         glyphs, colours, digits = glyphs_of(made)
         return {
             "picture": made.picture.transpose(2, 0, 1).copy(),
@@ -305,7 +306,7 @@ def train(seed: int, course: Course, tell: Tell) -> tuple[Scorer, Reader]:
         given = batches(of("train", seed, count, start=start), size, course.workers)
         apart: dict[str, list[nn.Module]] = {"score": [scorer], "read": [reader]}
         trained = apart.get(name, [scorer, reader])
-        _descend(name, trained, loss_of, given, count // size, rate, tell)
+        descend(name, trained, loss_of, given, count // size, rate, tell)
         start += count
 
     def reading(batch: Batch) -> Tensor:
@@ -341,7 +342,7 @@ def read_loss(reader: Reader, batch: Batch, relevance: Tensor, random: torch.Gen
     return functional.cross_entropy(logits, batch["answer"].flatten()) + named
 
 
-def _descend(
+def descend(
     name: str,
     modules: list[nn.Module],
     loss_of: Callable[[Batch], Tensor],
@@ -350,6 +351,7 @@ def _descend(
     rate: float,
     tell: Tell,
 ) -> None:
+    """Trains ``modules`` over ``given``, which has ``steps`` batches: AdamW, the rate ``rate`` at most."""
     if not steps:
         return
     parameters = [p for m in modules for p in m.parameters()]
