@@ -98,8 +98,23 @@ def main() -> int:
         said = " ".join(str(problem).split())
         sys.stderr.write(f"\n{type(problem).__name__}: {said}\n")
         return 1
+    _lift_constants(made)
     _save(made, Path(into))
     return 0
+
+
+def _lift_constants(model: Any) -> None:
+    """Constant nodes become initialisers. onnxslim leaves some, and a quantiser takes those for activations
+    whose ranges nobody has seen."""
+    if model.ir_version < 4:  # an initialiser has to be an input there
+        return
+    given = {o.name for o in model.graph.output}
+    for node in [n for n in model.graph.node if n.op_type == "Constant"]:
+        if node.attribute[0].name == "value" and node.output[0] not in given:
+            lifted = model.graph.initializer.add()
+            lifted.CopyFrom(node.attribute[0].t)
+            lifted.name = node.output[0]
+            model.graph.node.remove(node)
 
 
 def _onnxslim(model: Any) -> Any:

@@ -146,7 +146,7 @@ def open(artifact: Artifact, folder: Path, threads: int) -> Session:
     options, bound = session_options(artifact, threads), switch(artifact, "io_binding", False)
     try:
         model = _emulation(folder / artifact.entry) if emulates(artifact) else str(folder / artifact.entry)
-        session = ort.InferenceSession(model, sess_options=options, providers=["CPUExecutionProvider"])
+        session = _session(model, options)
     except Exception as error:
         why = error.why if isinstance(error, ConversionFailed) else str(error).strip().splitlines()[-1]
         raise NotRunnableHere(
@@ -156,6 +156,50 @@ def open(artifact: Artifact, folder: Path, threads: int) -> Session:
             f"Check the graph, or the onnxruntime version (here {ort.__version__})",
         ) from error
     return Bound(session) if bound else Session(session)
+
+
+_SHARED = "Attempt to replace the existing tensor"
+
+
+def _session(model: str | bytes, options: Any) -> Any:
+    """A session; where ONNX Runtime trips over shared weights, of the graph without them.
+
+    Its exact way for a CPU without VNNI rewrites 8-bit weights once for each reader, under one name.
+    """
+    import onnxruntime as ort
+
+    try:
+        return ort.InferenceSession(model, sess_options=options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        if _SHARED not in str(error) or not isinstance(model, str):
+            raise
+        own = _with_own_weights(Path(model))
+        return ort.InferenceSession(own, sess_options=options, providers=["CPUExecutionProvider"])
+
+
+def _with_own_weights(path: Path) -> bytes:
+    """The graph with a copy of each dequantised constant for each of its readers."""
+    import onnx
+
+    model = onnx.load(path)
+    held = {i.name: i for i in model.graph.initializer}
+    for one in [n for n in model.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in held]:
+        readers = [n for n in model.graph.node if one.output[0] in n.input]
+        for number, reader in enumerate(readers[1:]):
+            copy = onnx.NodeProto()
+            copy.CopyFrom(one)
+            copy.name, copy.output[0] = f"{one.name}_own_{number}", f"{one.output[0]}_own_{number}"
+            for at, name in enumerate(one.input):
+                copy.input[at] = f"{name}_own_{number}"
+                constant = onnx.TensorProto()
+                constant.CopyFrom(held[name])
+                constant.name = copy.input[at]
+                model.graph.initializer.append(constant)
+            for at, name in enumerate(reader.input):
+                reader.input[at] = copy.output[0] if name == one.output[0] else name
+            model.graph.node.insert(0, copy)
+    whole: bytes = model.SerializeToString()
+    return whole
 
 
 def open_concurrent(artifact: Artifact, folder: Path, threads: int, calls: int) -> tuple[Session, ...]:
