@@ -150,6 +150,7 @@ def split(
     model: str | Path,
     at: tuple[str, ...] | list[str],
     *,
+    beside: tuple[str, ...] | list[str] = (),
     data: str | Path | None = None,
     weights: str | Path | None = None,
     input_shape: str | dict[str, str] | None = None,
@@ -158,11 +159,12 @@ def split(
 ) -> Parted:
     """Cut a model at the tensors ``at`` into a head for a device and a tail for a server, in the new folder
     ``out``, compared with the whole on pictures of ``data``. ``edgekiln.splitting.places`` tells where.
+    Inputs named ``beside``, such as a question, go to the tail as they are.
     """
     from edgekiln.splitting import split as cut
 
     order = ModelOrder(source=str(model), weights=_text(weights), input_shape=input_shape)
-    return cut(Job(model=order, data=_text(data), preprocess=preprocess, out=str(out)), at)
+    return cut(Job(model=order, data=_text(data), preprocess=preprocess, out=str(out)), at, beside)
 
 
 def _text(path: Any) -> str | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from edgekiln.compile.cuts import Cut, activations, cuts
 from edgekiln.compile.split import split_model
@@ -62,8 +64,9 @@ def places(job: Job) -> Places:
         return Places(model=whole.intake.model.name, places=found, warnings=whole.intake.warnings)
 
 
-def split(job: Job, tensors: Sequence[str]) -> Parted:
+def split(job: Job, tensors: Sequence[str], beside: Sequence[str] = ()) -> Parted:
     """Cut ``job.model`` at ``tensors`` into the folder ``job.out``, compared on samples of ``job.data``.
+    Inputs named ``beside`` go to the tail as they are.
 
     Raises BadInput for a tensor that does not exist (with the near names) and for a folder that holds
     something, ConversionFailed where the tensors are no cut, or one that hides nothing.
@@ -82,7 +85,7 @@ def split(job: Job, tensors: Sequence[str]) -> Parted:
         pictures = found.calibration and data.subset(found.calibration, SAMPLES)
         probes = list(samples(found, pictures))
         try:
-            made = split_model(whole.graph, tensors, probes, out, provenance(found))
+            made = split_model(whole.graph, tensors, probes, out, provenance(found), beside)
         except ConversionFailed as error:
             cure = f"{error.cure}. {LISTED}"
             raise ConversionFailed("splitting", job.model.source, error.why, cure) from error
@@ -91,10 +94,17 @@ def split(job: Job, tensors: Sequence[str]) -> Parted:
             model=found.model.name,
             out=job.out,
             split=made,
-            sent_bytes=sum(8 * f.shape[1] for f in made.features) + made.features_elements,
+            sent_bytes=_sent_bytes(made),
             macs_share=share,
             warnings=found.warnings,
         )
+
+
+def _sent_bytes(made: Split) -> int:
+    """Features in 8 bits, a scale and an offset for each channel, and what goes beside them."""
+    whole = made.features_elements + sum(8 * f.shape[1] for f in made.features)
+    beside = (math.prod(map(int, s.shape)) * np.dtype(s.dtype).itemsize for s in made.beside_specs)
+    return whole + sum(beside)
 
 
 @contextlib.contextmanager

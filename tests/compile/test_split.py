@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as stn
 
 from edgekiln.compile.split import split_model
 from edgekiln.errors import BadInput, ConversionFailed
-from edgekiln.model.parts import SPLIT_FILE, coded_inputs, quantise_channels, read_split
+from edgekiln.model.parts import SPLIT_FILE, coded_inputs, quantise_channels, read_split, tail_signature
 from edgekiln.model.signature import signature
 
 
@@ -138,3 +138,75 @@ def test_features_that_are_not_finite_are_refused() -> None:
         quantise_channels(np.full((1, 2, 2), np.nan, np.float32))
     with pytest.raises(BadInput, match="span"):
         quantise_channels(np.array([[[-3e38, 3e38]]], np.float32))
+
+
+def asked_about_a_picture(path: Path) -> Path:
+    """A picture (1, 4, 8, 8) and a question (1, 5): a convolution and a pool of one, a product of both."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(0)
+    weights = [
+        numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
+        for name, shape in (("w", (6, 4, 4, 4)), ("v", (5, 24)))
+    ]
+    weights.append(numpy_helper.from_array(np.array([1, 24], np.int64), "flat"))
+    nodes = [
+        helper.make_node("Conv", ["picture", "w"], ["features"], strides=[4, 4]),
+        helper.make_node("Reshape", ["features", "flat"], ["seen"]),
+        helper.make_node("MatMul", ["question", "v"], ["asked"]),
+        helper.make_node("Mul", ["seen", "asked"], ["answer"]),
+    ]
+    values = {
+        name: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("picture", [1, 4, 8, 8]), ("question", [1, 5]), ("answer", [1, 24]))
+    }
+    ends = [values["picture"], values["question"]], [values["answer"]]
+    graph = helper.make_graph(nodes, "asked", *ends, weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
+def test_a_question_goes_beside_the_features_as_it_is_and_a_picture_does_not(tmp_path: Path) -> None:
+    whole = asked_about_a_picture(tmp_path / "asked.onnx")
+    rng = np.random.default_rng(1)
+    given = {
+        "picture": rng.standard_normal((1, 4, 8, 8)).astype(np.float32),
+        "question": rng.standard_normal((1, 5)).astype(np.float32),
+    }
+    with pytest.raises(ConversionFailed, match="no cut"):
+        split_model(whole, ["features"], [given], tmp_path / "split")
+    made = split_model(whole, ["features"], [given], tmp_path / "split", beside=["question"])
+    assert read_split(tmp_path / "split") == made
+    assert (made.beside, made.inputs_elements, made.features_elements) == (("question",), 256, 24)
+    assert [s.name for s in tail_signature(made).inputs][-1] == "question"
+    middle = run(tmp_path / "split" / "head.onnx", given)
+    sent = {**coded_inputs(middle, made.features), "question": given["question"]}
+    found, wanted = run(tmp_path / "split" / "tail.onnx", sent)["answer"], run(whole, given)["answer"]
+    assert np.abs(found - wanted).max() < 0.05 * np.abs(wanted).max()
+    for name, why in (("picture", "may be a picture"), ("nothing", "none of its inputs")):
+        with pytest.raises(ConversionFailed, match=why):
+            split_model(whole, ["features"], [given], tmp_path / "other", beside=[name])
+    told = (tmp_path / "split" / SPLIT_FILE).read_text()
+    for changed, why in (('"picture"', "may be a picture"), ('"nothing"', "not some of its inputs")):
+        at = told.index('"beside"')
+        (tmp_path / "split" / SPLIT_FILE).write_text(told[:at] + told[at:].replace('"question"', changed, 1))
+        with pytest.raises(BadInput, match=why):
+            read_split(tmp_path / "split")
+
+
+def test_a_head_hands_on_what_goes_beside_and_checks_it(tmp_path: Path) -> None:
+    from edgekiln.runtime.hybrid.privacy import open_head
+
+    whole = asked_about_a_picture(tmp_path / "asked.onnx")
+    given = {"picture": np.ones((1, 4, 8, 8), np.float32), "question": np.ones((1, 5), np.float32)}
+    split_model(whole, ["features"], [given], tmp_path / "split", beside=["question"])
+    head = open_head(tmp_path / "split")
+    try:
+        assert np.array_equal(head(given).tensors["question"], given["question"])
+        assert "picture" not in head(given).tensors
+        with pytest.raises(BadInput, match="'question'"):
+            head.coded(head.float_features(given), {"question": np.ones((1, 6), np.float32)})
+        with pytest.raises(BadInput, match="'question'"):
+            head.coded(head.float_features(given))
+    finally:
+        head.close()

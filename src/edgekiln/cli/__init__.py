@@ -225,6 +225,8 @@ def _split(verb: argparse.ArgumentParser) -> None:
     _model(verb)
     at = "cut here (again for more); left out, the places are shown"
     verb.add_argument("--at", action="append", default=[], metavar="TENSOR", help=at)
+    told = "an input that the tail gets as it is, besides the features: a question (again for more)"
+    verb.add_argument("--beside", action="append", default=[], metavar="INPUT", help=told)
     pictures = "pictures (or .npz) like those of the field, to compare the parts with the whole on"
     verb.add_argument("--data", metavar="DIR", help=pictures)
     verb.add_argument("--out", metavar="DIR", default="edgekiln-split", help="default edgekiln-split")

@@ -227,7 +227,7 @@ def split(given: argparse.Namespace) -> int:
     if not given.at:
         found = splitting.places(job)
         return _answer(given, found, lambda it: show_split.places(it, show.console()))
-    made = splitting.split(job, given.at)
+    made = splitting.split(job, given.at, given.beside)
     return _answer(given, made, lambda it: show_split.parted(it, show.console()))
 
 

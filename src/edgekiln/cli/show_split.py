@@ -48,6 +48,8 @@ def parted(found: Parted, out: Console) -> None:
         f"  leaves the device: {made.features_elements:,} numbers of 8 bits, {found.sent_bytes:,} bytes a "
         f"frame; {_percent(share)} of the input's {made.inputs_elements:,} numbers"
     )
+    if made.beside:
+        out.print(f"  beside them, as they are: {escape(', '.join(made.beside))}")
     for part, does in ((made.head, f"{_percent(found.macs_share)} of the work"), (made.tail, "the rest")):
         out.print(f"  {part.path}: {part.size_bytes / 1e6:.3g} MB, {does}")
     sqnr = "no loss" if made.quantised_sqnr_db is None else f"{significant(made.quantised_sqnr_db)} dB SQNR"

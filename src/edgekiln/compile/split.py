@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from edgekiln.errors import ConversionFailed
 from edgekiln.files import entry, folder_aside, sha256_file, write_bytes, write_json
-from edgekiln.model.parts import SPLIT_FILE, Feature, Split, coded_inputs
+from edgekiln.model.parts import SPLIT_FILE, Feature, Split, coded_inputs, may_be_picture
 from edgekiln.model.signature import signature
-from edgekiln.records import Scalar
+from edgekiln.records import Scalar, Signature
 
 WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul", "ConvInteger", "MatMulInteger", "QLinearConv"}
 _LEAST_CLOSE = 1e-3
@@ -32,14 +32,16 @@ def split_model(
     samples: Sequence[Mapping[str, NDArray[Any]]],
     into: Path,
     provenance: Mapping[str, Scalar] | None = None,
+    beside: Sequence[str] = (),
 ) -> Split:
     """Write ``head.onnx``, ``tail.onnx`` and ``split.json`` into the new folder ``into``.
 
     ``graph`` has static shapes; ``tensors`` are float32 [1, C, ...] and together separate its inputs from
     its outputs. The tail takes them as bytes (``model.parts.Feature``). Head and tail are run on ``samples``
     (inputs by name, at least one) against the whole graph, without quantisation (which has to agree) and with
-    it (which is told). ``provenance`` is noted as it is. Raises ConversionFailed where the cut can't be made
-    or can be turned back.
+    it (which is told). ``provenance`` is noted as it is. Inputs named ``beside`` reach the tail as they are:
+    a question that belongs to the picture, and nothing that may be a picture itself. Raises ConversionFailed
+    where the cut can't be made or can be turned back.
     """
     import onnx
     from onnx.utils import Extractor
@@ -47,10 +49,12 @@ def split_model(
     model = onnx.shape_inference.infer_shapes(onnx.load(graph), data_prop=True)
     whole = signature(model)
     inputs = [spec.name for spec in whole.inputs]
+    _check_beside(graph, whole, beside)
+    told = [name for name in inputs if name in set(beside)]
     try:
         parts = Extractor(model)
         head = parts.extract_model(inputs, list(tensors))
-        tail = parts.extract_model(list(tensors), [spec.name for spec in whole.outputs])
+        tail = parts.extract_model([*tensors, *told], [spec.name for spec in whole.outputs])
         features = _features(signature(head).outputs, tensors)
         for part in (head, tail):
             onnx.checker.check_model(part)
@@ -59,14 +63,14 @@ def split_model(
     except Exception as error:  # onnx raises nearly anything for a cut that is none
         why = f"there is no cut at {', '.join(tensors)} ({' '.join(str(error).split())[:200]})"
         raise _refused(graph, why) from error
-    before = sum(math.prod(int(n) for n in spec.shape) for spec in whole.inputs)
+    before = sum(math.prod(map(int, spec.shape)) for spec in whole.inputs if spec.name not in told)
     after = sum(math.prod(feature.shape) for feature in features)
     if after >= before:
         raise _refused(graph, f"the features hold {after} numbers, the input {before}: nothing is hidden")
     if bare := [t for t in tensors if not _has_weights(parts, inputs, t)]:
         raise _refused(graph, f"no layer with weights lies between the input and '{bare[0]}'")
     served = _with_bytes(tail, features)
-    gap, sqnr_db = _compared(graph, head, tail, served, features, samples)
+    gap, sqnr_db = _compared(graph, head, tail, served, features, samples, told)
     with folder_aside(into) as folder:
         write_bytes(folder / "head.onnx", head.SerializeToString(deterministic=True))
         write_bytes(folder / "tail.onnx", served.SerializeToString(deterministic=True))
@@ -82,9 +86,20 @@ def split_model(
             quantised_sqnr_db=sqnr_db,
             samples=len(samples),
             provenance=dict(provenance or {}),
+            beside=tuple(told),
         )
         write_json(folder / SPLIT_FILE, made)
     return made
+
+
+def _check_beside(graph: Path, whole: Signature, beside: Sequence[str]) -> None:
+    specs = {spec.name: spec for spec in whole.inputs}
+    for name in beside:
+        if name not in specs:
+            raise _refused(graph, f"'{name}' is none of its inputs {', '.join(specs)}")
+        if may_be_picture(specs[name]):
+            shape = "x".join(map(str, specs[name].shape))
+            raise _refused(graph, f"'{name}' ({shape}) may be a picture, and goes nowhere as it is")
 
 
 def _features(specs: Sequence[Any], tensors: Sequence[str]) -> tuple[Feature, ...]:
@@ -145,6 +160,7 @@ def _compared(
     served: Any,
     features: Sequence[Feature],
     samples: Sequence[Mapping[str, NDArray[Any]]],
+    beside: Sequence[str],
 ) -> tuple[float, float | None]:
     """Largest absolute error of head and tail in float, and the SQNR in dB of the quantised way."""
     if not samples:
@@ -154,8 +170,9 @@ def _compared(
     for sample in samples:
         wanted = whole(sample)
         middle = first(sample)
-        got = second(middle)
-        quantised = coded(coded_inputs(middle, features))
+        told = {name: sample[name] for name in beside}
+        got = second({**middle, **told})
+        quantised = coded({**coded_inputs(middle, features), **told})
         for name, value in wanted.items():
             reach = float(np.abs(value).max())
             error = float(np.abs(value - got[name]).max())

@@ -36,12 +36,13 @@ class Feature(Record, frozen=True, kw_only=True):
 
 
 class Split(Record, frozen=True, kw_only=True):
-    """What ``head`` gives and ``tail`` takes. ``whole_sha256`` is the graph that was cut.
+    """What ``head`` gives and ``tail`` takes. ``whole_sha256`` is the graph that was cut. ``beside`` names
+    inputs that go to the tail as they are, besides the features: a question beside a picture.
 
-    ``inputs_elements`` and ``features_elements`` count numbers before and after the head: the second is
-    smaller, so the head can't be undone exactly. ``parity_max_error`` is the largest absolute difference
-    between the whole graph and head and tail without quantisation; ``quantised_sqnr_db`` the signal over
-    error of the outputs that the features' 8 bits cost; both over ``samples`` inputs.
+    ``inputs_elements`` and ``features_elements`` count numbers before and after the head, without those that
+    go beside: the second is smaller, so the head can't be undone exactly. ``parity_max_error`` is the largest
+    absolute difference between the whole graph and head and tail without quantisation; ``quantised_sqnr_db``
+    the signal over error of the outputs that the features' 8 bits cost; both over ``samples`` inputs.
     """
 
     head: FileEntry
@@ -55,6 +56,12 @@ class Split(Record, frozen=True, kw_only=True):
     quantised_sqnr_db: float | None
     samples: int
     provenance: dict[str, Scalar] = msgspec.field(default_factory=dict)
+    beside: tuple[str, ...] = ()
+
+    @property
+    def beside_specs(self) -> tuple[TensorSpec, ...]:
+        """The inputs that go beside the features, in the whole model's order."""
+        return tuple(spec for spec in self.signature.inputs if spec.name in self.beside)
 
 
 def read_split(folder: Path) -> Split:
@@ -73,6 +80,10 @@ def read_split(folder: Path) -> Split:
         raise BadInput(doing, folder, why, cure) from error
     if not split.features or split.features_elements >= split.inputs_elements:
         raise BadInput(doing, folder, "its features hold as much as its input", cure)
+    if not set(split.beside) < {spec.name for spec in split.signature.inputs}:
+        raise BadInput(doing, folder, "what goes beside its features are not some of its inputs", cure)
+    if any(may_be_picture(spec) for spec in split.beside_specs):
+        raise BadInput(doing, folder, "what goes beside its features may be a picture", cure)
     shapes = [*(s.shape for s in split.signature.inputs), *(f.shape for f in split.features)]
     if any(not isinstance(n, int) or n < 1 for shape in shapes for n in shape):
         raise BadInput(doing, folder, "some of its shapes are open", cure)
@@ -81,8 +92,13 @@ def read_split(folder: Path) -> Split:
     return split
 
 
+def may_be_picture(spec: TensorSpec) -> bool:
+    """Whether an input has the four axes of a picture, of however many channels."""
+    return len(spec.shape) >= 4
+
+
 def tail_signature(split: Split) -> Signature:
-    """What ``split.tail`` takes, bytes with scales and offsets, and gives."""
+    """What ``split.tail`` takes, bytes with scales and offsets and what goes beside them, and gives."""
     inputs: list[TensorSpec] = []
     for feature in split.features:
         channels = (feature.shape[1],)
@@ -91,7 +107,7 @@ def tail_signature(split: Split) -> Signature:
             TensorSpec(name=f"{feature.name}_{part}", dtype="float32", shape=channels)
             for part in ("scale", "offset")
         ]
-    return Signature(inputs=tuple(inputs), outputs=split.signature.outputs)
+    return Signature(inputs=(*inputs, *split.beside_specs), outputs=split.signature.outputs)
 
 
 def check_belongs(split: Split, manifest: Manifest, folder: Path) -> None:

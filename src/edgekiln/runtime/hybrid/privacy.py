@@ -2,9 +2,10 @@
 
 ``raw``: the input tensor or the picture as it is. ``reduced``: the picture at no more than so many pixels,
 coded anew as JPEG without its metadata; it is still a picture, and people in it may be recognised.
-``features-only``: what the declared head of the model computed, in 8 bits; a Features object, which nothing
-but a FeatureHead makes, and only that of the head whose hash the rule names. A rule lets pass what a stricter
-one would: features under any, a reduced picture under ``raw`` too.
+``features-only``: what the declared head of the model computed, in 8 bits, and the inputs that its split
+declares to go beside (a question, never an input of a picture's four axes); a Features object, which
+nothing but a FeatureHead makes, and only that of the head whose hash the rule names. A rule lets pass what a
+stricter one would: features under any, a reduced picture under ``raw`` too.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class Features:
 
     @property
     def tensors(self) -> dict[str, NDArray[Any]]:
-        """The tail's inputs by name: bytes, scales and offsets."""
+        """The tail's inputs by name: bytes, scales and offsets, and what goes beside them."""
         return dict(self._tensors)
 
 
@@ -97,21 +98,33 @@ class FeatureHead:
         self._lock = threading.Lock()
 
     def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> Features:
-        return self.coded(self.float_features(inputs))
+        return self.coded(self.float_features(inputs), inputs)
 
     def float_features(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """The features by tensor name, as the head gave them."""
         with self._lock:
             return self._runner(inputs)
 
-    def coded(self, features: Mapping[str, NDArray[Any]]) -> Features:
-        """``features`` in 8 bits. Raises BadInput where they are not of the head's shapes, or not finite."""
+    def coded(
+        self, features: Mapping[str, NDArray[Any]], inputs: Mapping[str, NDArray[Any]] | None = None
+    ) -> Features:
+        """``features`` in 8 bits, with those of ``inputs`` that go beside them. Raises BadInput where they
+        are not of the head's shapes, or not finite."""
         for feature in self.split.features:
-            array = features.get(feature.tensor)
-            if array is None or array.shape != feature.shape or array.dtype != np.float32:
-                why = f"'{feature.tensor}' is not what the declared head gives"
-                raise BadInput("coding features", self.split.head.path, why, "Give the head's own outputs")
-        return Features(_SEAL, self.split.head.sha256, coded_inputs(features, self.split.features))
+            self._check(features.get(feature.tensor), feature.tensor, feature.shape, "float32")
+        tensors = coded_inputs(features, self.split.features)
+        for spec in self.split.beside_specs:
+            array = (inputs or {}).get(spec.name)
+            tensors[spec.name] = self._check(array, spec.name, spec.shape, spec.dtype)
+        return Features(_SEAL, self.split.head.sha256, tensors)
+
+    def _check(
+        self, array: NDArray[Any] | None, name: str, shape: tuple[int | str, ...], dtype: str
+    ) -> NDArray[Any]:
+        if array is None or array.shape != shape or array.dtype != np.dtype(dtype):
+            why = f"'{name}' is not what the declared head gives or takes"
+            raise BadInput("coding features", self.split.head.path, why, "Give the head's own outputs")
+        return array
 
     def close(self) -> None:
         self._runner.close()
