@@ -401,6 +401,27 @@ def test_a_program_that_overflows_float16_is_never_an_artifact(tmp_path: Path) -
     assert check(made(graph, "fp32", tmp_path / "full"), "route onnx2coreml").passed
 
 
+def test_a_program_is_tried_on_a_sample_of_the_data_where_there_is_one(tmp_path: Path) -> None:
+    """Beside 1000 float16 has steps of a half: nothing is left of noise, and enough of 0 to 255."""
+    held = {"much": np.array([1000], np.float32), "less": np.array([-1000], np.float32)}
+    nodes = [
+        helper.make_node("Add", ["x", "much"], ["above"]),
+        helper.make_node("Relu", ["above"], ["kept"]),
+        helper.make_node("Add", ["kept", "less"], ["y"]),
+    ]
+    ends = [("x", TensorProto.FLOAT, [1, 3, 8, 8])], [("y", TensorProto.FLOAT, [1, 3, 8, 8])]
+    graph = graph_of(tmp_path / "model.onnx", nodes, *ends, held)
+    with pytest.raises(ConversionFailed, match="random input"):
+        made(graph, "fp16", tmp_path / "noise")
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 3, 8, 8)).astype(np.float32)
+    np.savez(tmp_path / "example.npz", x=pixels)
+    folder = tmp_path / "sample"
+    what = order(folder / "variant", graph, "fp16", PC, example=str(tmp_path / "example.npz"), threads=1)
+    artifact = convert(what, folder / "out")
+    assert "a sample of the data" in check(artifact, "route onnx2coreml").detail
+    assert np.abs(run(artifact, folder, {"x": pixels})["y"] - pixels).max() <= 0.5
+
+
 def test_constants_beyond_float16_are_counted(tmp_path: Path) -> None:
     nodes = [helper.make_node("Min", ["x", "far"], ["m"]), helper.make_node("Add", ["m", "one"], ["y"])]
     io = [("x", TensorProto.FLOAT, [1, 8])], [("y", TensorProto.FLOAT, [1, 8])]

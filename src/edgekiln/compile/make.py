@@ -169,12 +169,14 @@ def make(
     variant_folder, variant = _variant(shop, which, form)
 
     left = needs_calibration(which) and any(p.name in LEFT_TO_TARGET for p in which.passes)
+    tried = _tried(shop, target)
     order = Conversion(
         variant=variant,
         folder=str(variant_folder),
         device=device,
         model=shop.model,
-        calibration=str(_samples(shop)) if left else None,
+        calibration=str(_samples(shop, LENT_SAMPLES)) if left else None,
+        example=str(_samples(shop, 1) / _SAMPLE.format(1)) if tried else None,
         sizes=shop.sizes,
         threads=shop.threads,
         cache=str(shop.cache),
@@ -187,10 +189,18 @@ def make(
 
     about = [shop.model.signature, shop.model.preprocess, shop.model.labels, shop.model.task]
     traits = [getattr(device, field) for field in TARGETS[target].per]
-    data = shop.calibration.sha256 if left and shop.calibration else ""
+    data = shop.calibration.sha256 if (left or tried) and shop.calibration else ""
     key = [variant.sha256, which, form, target, about, traits, data, shop.sizes, tools()]
     folder, artifact, _ = step(shop.cache, "artifact", key, Artifact, produce)
     return folder, msgspec.structs.replace(artifact, id=f"{device.name}.{target}.{which.name}")
+
+
+def _tried(shop: Workshop, target: str) -> bool:
+    """Whether a target that tries what it made is given a sample: there is one, and nothing else says what
+    the inputs look like."""
+    data = shop.calibration
+    given = data is not None and data.n > 0 and not data.ranges_alone
+    return TARGETS[target].tries and given and shop.model.preprocess is None and not shop.sizes
 
 
 def _variant(shop: Workshop, which: Recipe, form: str) -> tuple[Path, Variant]:
@@ -239,18 +249,21 @@ def _variant(shop: Workshop, which: Recipe, form: str) -> tuple[Path, Variant]:
     return folder, variant
 
 
-def _samples(shop: Workshop) -> Path:
-    """A folder of calibration samples for the quantisers of one target, at most ``LENT_SAMPLES``."""
+_SAMPLE = "sample-{:04d}.npz"
+
+
+def _samples(shop: Workshop, most: int) -> Path:
+    """A folder of calibration samples for one target, at most ``most``."""
     data = shop.calibration
-    assert data is not None  # _variant refuses the recipe otherwise
+    assert data is not None  # _variant refuses the recipe otherwise, and _tried looks
 
     def produce(into: Path) -> _Lent:
         count = 0
-        for count, sample in enumerate(itertools.islice(data.samples(), LENT_SAMPLES), start=1):
-            np.savez(into / f"sample-{count:04d}.npz", allow_pickle=False, **sample)
+        for count, sample in enumerate(itertools.islice(data.samples(), most), start=1):
+            np.savez(into / _SAMPLE.format(count), allow_pickle=False, **sample)
         return _Lent(samples=count)
 
-    key = [shop.model_sha256, data.sha256, LENT_SAMPLES]
+    key = [shop.model_sha256, data.sha256, most]
     folder, _, _ = step(shop.cache, "samples", key, _Lent, produce)
     return folder
 

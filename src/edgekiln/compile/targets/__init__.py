@@ -24,10 +24,12 @@ class Conversion(Record, frozen=True, kw_only=True):
     conversion is an order to a worker process and is never kept.
 
     ``model`` brings signature, preprocessing, labels and task; its ``path`` is not read. ``calibration``
-    is a folder of ``*.npz`` samples, one array per input, where the recipe needs data. ``sizes`` are the
-    (height, width) asked for where they are more than one; then the graph's own height and width are
-    symbolic if the target is flexible (``Target.flexible``). ``cache`` is where a target may keep a step that
-    its recipes share (``edgekiln.cache.step``); without one it works each out anew.
+    is a folder of ``*.npz`` samples, one array per input, where the recipe needs data. ``example`` is the
+    path of one such sample for a target that tries what it made (``Target.tries``), where no preprocessing
+    says what the model's inputs look like: noise may mean nothing to it. ``sizes`` are the (height, width)
+    asked for where they are more than one; then the graph's own height and width are symbolic if the target
+    is flexible (``Target.flexible``). ``cache`` is where a target may keep a step that its recipes share
+    (``edgekiln.cache.step``); without one it works each out anew.
     """
 
     variant: Variant
@@ -35,6 +37,7 @@ class Conversion(Record, frozen=True, kw_only=True):
     device: Device
     model: Model
     calibration: str | None = None
+    example: str | None = None
     sizes: tuple[tuple[int, int], ...] = ()
     threads: int = 2
     cache: str | None = None
@@ -64,7 +67,8 @@ Convert: TypeAlias = Callable[[Conversion, Path], Artifact]
 class Target:
     """``recipes`` are tried in order. ``per`` names the device's fields that change the artifact (its id
     aside): what agrees in them shares one conversion. ``flexible``: one artifact takes several input
-    sizes, else each size becomes a file of its own. ``proof_samples`` bounds the samples that the proof
+    sizes, else each size becomes a file of its own. ``tries``: its conversion runs what it made on one input
+    and refuses it where that differs from the graph. ``proof_samples`` bounds the samples that the proof
     engine is given where it is too slow for all (a simulator)."""
 
     name: str
@@ -75,6 +79,7 @@ class Target:
     recipes: tuple[str, ...]
     per: tuple[str, ...] = ()
     flexible: bool = False
+    tries: bool = False
     proof_samples: int | None = None
 
     @property
@@ -143,6 +148,7 @@ TARGETS = {
             "coreml",
             ("fp16", "fp32", "w8-channel", "palette6", "palette-mixed-6", "w4-block32"),
             flexible=True,
+            tries=True,
         ),
         _row(
             "litert",

@@ -1,10 +1,10 @@
 """Core ML: an ML Program as ``model.mlpackage``, by the first route whose result computes the same.
 
 Route 1 is onnx2coreml, route 2 PyTorch's torch.export of the graph as a PyTorch module. Each result is run
-by the reference interpreter on one random sample against ONNX Runtime before it counts; the checks of the
-artifact say which route was taken and why. iOS 17 (macOS 14) is the deployment target, except for
-recipes whose operators exist from iOS 18 (macOS 15) on: a lower target reaches more devices, and the
-older one has all that the others need.
+by the reference interpreter on one sample, of the data or random, against ONNX Runtime before it counts;
+the checks of the artifact say which route was taken and why. iOS 17 (macOS 14) is the deployment target,
+except for recipes whose operators exist from iOS 18 (macOS 15) on: a lower target reaches more devices, and
+the older one has all that the others need.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edgekiln import __version__, devices, files
 from edgekiln.compile.recipes import recipe as decoded
@@ -75,7 +78,7 @@ def convert(order: Conversion, into: Path, ranges: Ranges = None) -> Artifact:
     """
     _require(order)
     work = _read(order, ranges)
-    inputs = [sample(work.face, size, ranges) for size in work.sizes or (None,)]
+    inputs = _tried(work)
     pairs = [(one, check.expected(work.path, one, order.threads)) for one in inputs]
     package, route, checks = _first_that_passes(work, pairs, into)
     if work.compress is not None:
@@ -86,6 +89,14 @@ def convert(order: Conversion, into: Path, ranges: Ranges = None) -> Artifact:
         _write(work, route, package, work.compress, whole)
         checks = (*checks, check.compressed(read_spec(package), len(whole)))
     return _artifact(work, route, into, checks)
+
+
+def _tried(work: _Work) -> list[dict[str, NDArray[Any]]]:
+    """What each route's package is tried on: the order's example, or noise, one input per size."""
+    if (example := work.order.example) is None:
+        return [sample(work.face, size, work.ranges) for size in work.sizes or (None,)]
+    with np.load(example, allow_pickle=False) as arrays:
+        return [{feature.own: arrays[feature.own] for feature in work.face.inputs}]
 
 
 def convert_file(
@@ -168,7 +179,8 @@ def _first_that_passes(
                 )
                 continue
             provisional = _artifact(work, route, tried.parent, ())
-            found = check.agreement(provisional, tried.parent, pairs, work.order.threads)
+            tried_on = "random input" if work.order.example is None else "a sample of the data"
+            found = check.agreement(provisional, tried.parent, pairs, work.order.threads, tried_on)
             rows.append(Check(name=f"route {route}", passed=found.passed, detail=found.detail))
             if found.passed:
                 shutil.copytree(tried, package, dirs_exist_ok=True)

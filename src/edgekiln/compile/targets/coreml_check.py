@@ -49,9 +49,14 @@ def expected(graph: Path, inputs: Arrays, threads: int) -> dict[str, NDArray[Any
 
 
 def agreement(
-    artifact: Artifact, folder: Path, pairs: Sequence[tuple[Arrays, Arrays]], threads: int
+    artifact: Artifact,
+    folder: Path,
+    pairs: Sequence[tuple[Arrays, Arrays]],
+    threads: int,
+    tried_on: str = "random input",
 ) -> Check:
     """Whether the package computes what the graph does, on pairs of inputs and outputs: one per size.
+    ``tried_on`` says what the inputs are.
 
     ``passed`` is None where the interpreter can't run the package; ``detail`` names the operator it lacks.
     """
@@ -70,7 +75,7 @@ def agreement(
     rows = []
     for (_, wanted), got in zip(pairs, found, strict=True):
         rows += [_compared(output, value, got.get(output), bound) for output, value in wanted.items()]
-    detail = f"{'; '.join(text for _, text in rows)} (random input, reference interpreter"
+    detail = f"{'; '.join(text for _, text in rows)} ({tried_on}, reference interpreter"
     return Check(
         name=name, passed=all(sound for sound, _ in rows), detail=f"{detail}; at least {bound:.0f} dB)"
     )
