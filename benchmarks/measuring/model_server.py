@@ -108,6 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.received.append(len(body))
         if self.headers.get("Content-Encoding") == "deflate":
             body = zlib.decompress(body)
         parts = self.path.strip("/").split("/")
@@ -168,7 +169,10 @@ def _inputs(request: Any, rest: bytes) -> dict[str, Any]:
 
 
 class ModelServer(ThreadingHTTPServer):
-    """Serves ``models`` on a free port of 127.0.0.1. ``binary`` False: it takes and gives JSON tensors."""
+    """Serves ``models`` on a free port of 127.0.0.1. ``binary`` False: it takes and gives JSON tensors.
+
+    ``received`` are the bytes of each request's body as it came.
+    """
 
     daemon_threads = True
     request_queue_size = 128
@@ -177,6 +181,11 @@ class ModelServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.models = dict(models)
         self.binary = binary
+        self.received: list[int] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away is no error of the server."""

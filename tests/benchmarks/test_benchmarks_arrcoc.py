@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from edgekiln.errors import BadInput
+from fakes.untrained_compact import untrained
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"
@@ -34,27 +35,7 @@ def module(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> M
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Fresh weights: what they answer means nothing."""
-    import torch
-
-    from edgekiln.arrcoc import checkpoint
-    from edgekiln.arrcoc.reader import Reader
-    from edgekiln.arrcoc.scorers import Scorer
-    from edgekiln.arrcoc.words import LENGTH, TOKENS, VOCABULARY
-
-    torch.manual_seed(0)
-    about = checkpoint.About(
-        version=checkpoint.VERSION,
-        seed=7,
-        command="no training",
-        made="2026-01-01",
-        torch=str(torch.__version__),
-        scenes=0,
-        seconds=0.0,
-        words=" ".join(VOCABULARY),
-    )
-    path = tmp_path_factory.mktemp("fresh") / "fresh.safetensors"
-    checkpoint.save(path, Scorer(TOKENS, LENGTH), Reader(TOKENS, LENGTH), about)
-    return path
+    return untrained(tmp_path_factory.mktemp("fresh") / "fresh.safetensors")
 
 
 @pytest.fixture(scope="module")

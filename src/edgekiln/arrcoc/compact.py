@@ -95,7 +95,7 @@ class Compact:
         does not cover the picture at the coarsest level.
         """
         times = [time.perf_counter()]
-        words = _words(question)
+        words = question_inputs(question)
         canvas = resized(picture, COMPACT)
         relevance, maps, weights = self._score(canvas, words, times)
         bucket = self.bucket(total)
@@ -123,7 +123,7 @@ class Compact:
 
         Raises BadInput as ``ask`` does.
         """
-        words = _words(question)
+        words = question_inputs(question)
         relevance, maps, weights = self._score(resized(picture, COMPACT), words, [])
         return relevance[0], maps[0], weights[0]
 
@@ -153,7 +153,9 @@ class Compact:
         return max(fits)
 
 
-def _words(question: str) -> dict[str, Any]:
+def question_inputs(question: str) -> dict[str, Any]:
+    """What the files take of a question: ids int64 (1, 16) and mask float32 (1, 16). Raises BadInput for one
+    without words, and for an enormous one."""
     ids, mask = numbers(question)
     return {"ids": ids[None], "mask": mask[None].astype(np.float32)}
 

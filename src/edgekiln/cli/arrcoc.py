@@ -11,6 +11,7 @@ from edgekiln.errors import BadInput
 
 if TYPE_CHECKING:
     from edgekiln.arrcoc import answering
+    from edgekiln.arrcoc.plans import Plan
     from edgekiln.arrcoc.qwen.ask import Reply
 
 SUMMARY = "answer questions about pictures within a latency, looking closely only where it helps"
@@ -42,10 +43,86 @@ def verbs(top: Any, common: argparse.ArgumentParser) -> None:
     ask.add_argument("--route", choices=("inside", "after"), default="inside", help=route)
     longest = "tokens of the answer at most (default 64)"
     ask.add_argument("--answer-tokens", type=int, metavar="64", default=64, help=longest)
+    _plan(actions, common)
+
+
+def _plan(actions: Any, common: argparse.ArgumentParser) -> None:
+    about = "write a trained compact system as the jobs that edgekiln build makes for a platform"
+    plan = actions.add_parser("plan", help=about, description=about, parents=[common])
+    plan.add_argument("into", metavar="INTO", help="a new folder")
+    trained = "of python -m edgekiln.arrcoc.train; without it the one that comes with this program"
+    plan.add_argument("--checkpoint", metavar="FILE", help=trained)
+    plan.add_argument("--platform", required=True, choices=("jetson", "iphone", "android"))
+    device = "of edgekiln devices (again for more); default one of the platform's"
+    plan.add_argument("--device", action="append", default=[], metavar="NAME", help=device)
+    tokens = "a reader of so many: 49 and 16 for each window (again for more); default 65, 81 and 113"
+    plan.add_argument("--tokens", action="append", type=int, metavar="81", help=tokens)
+    for name, what in (("calibration", "ranges are found on"), ("validation", "artifacts are judged on")):
+        plan.add_argument(f"--{name}", type=int, metavar="64", help=f"scenes that {what} (default 64)")
+    plan.add_argument("--seed", type=int, default=0, help="of the scenes")
 
 
 def answered(given: argparse.Namespace) -> tuple[Any, Callable[[Any], None]]:
     """What the verb found, and how to print it."""
+    return _planned(given) if given.action == "plan" else _asked(given)
+
+
+def _planned(given: argparse.Namespace) -> tuple[Any, Callable[[Any], None]]:
+    from edgekiln.arrcoc.plans import BUCKETS, CALIBRATION, VALIDATION, write_plan
+    from edgekiln.progress import shown
+
+    into = Path(given.into)
+    with shown(silent=given.json) as progress:
+        found = write_plan(
+            None if given.checkpoint is None else Path(given.checkpoint),
+            into,
+            given.platform,
+            devices=given.device,
+            buckets=given.tokens or BUCKETS,
+            calibration=CALIBRATION if given.calibration is None else given.calibration,
+            validation=VALIDATION if given.validation is None else given.validation,
+            seed=given.seed,
+            progress=progress,
+        )
+    return found, lambda plan: planned(plan, into)
+
+
+def planned(plan: Plan, into: Path) -> None:
+    """The parts in the order in which they run, what to type next, and what is not there."""
+    from rich.table import Table
+
+    from edgekiln.cli.show import console, escape, short
+
+    out = console()
+    out.print(f"[bold]{escape(plan.title)}[/bold], for {escape(', '.join(plan.devices))}")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for head in ("step", "waits for", "on"):
+        table.add_column(head)
+    table.add_column("million multiply-adds", justify="right")
+    for step in plan.steps:
+        if not step.parts:
+            table.add_row(step.name, ", ".join(step.waits_for), "the application", "")
+        for part in map(plan.part, step.parts):
+            row = (part.name, ", ".join(step.waits_for), part.runs_on, f"{part.macs / 1e6:.1f}")
+            table.add_row(*map(escape, row))
+    out.print(table)
+    out.print("build each part:")
+    folder = short(into)
+    for part in plan.parts:
+        out.print(f"  edgekiln build {escape(str(folder))}/{part.job}", soft_wrap=True)
+    if plan.cuts:
+        out.print(f"cut a reader for a server, in {escape(str(folder))}:")
+    for cut in plan.cuts:
+        out.print(f"  {escape(cut.command)}", soft_wrap=True)
+    for way in plan.ways:
+        out.print(f"[bold]{way.mode}[/bold]: {escape(way.meaning)}")
+    for note in plan.notes:
+        out.print(f"note: {escape(note)}")
+    for lack in plan.missing:
+        out.print(f"[yellow]not there:[/yellow] {escape(lack)}")
+
+
+def _asked(given: argparse.Namespace) -> tuple[Any, Callable[[Any], None]]:
     from edgekiln.arrcoc import answering
 
     folder = None if given.model is None else Path(given.model)
