@@ -142,9 +142,16 @@ class Participatory(nn.Module):
         here = self.out(both)[..., 0]
         towards = self.towards(_mean(words, mask))
         far = towards[:, :-1] @ distances(rows, columns)
-        standing = functional.softplus(towards[:, -1:]) * (-SURE * functional.softplus(-here) - far)
+        standing = softplus(towards[:, -1:]) * (-SURE * softplus(-here) - far)
         found: Tensor = here + standing - standing.amax(1, keepdim=True)
         return found.reshape(batch, rows, columns)
+
+
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + e^x) of parts that stay small: what a quantiser has for e^x leaves nothing of the places that
+    count, and float16 ends at e^11."""
+    found: Tensor = x.relu() + ((-x.abs()).exp() + 1).log()
+    return found
 
 
 def distances(rows: int, columns: int) -> Tensor:
