@@ -59,22 +59,20 @@ def row(found: Judged) -> str:
 
 
 def compare(plan: Plan, folder: Path, given: argparse.Namespace) -> None:
-    """Builds and judges one plan, and prints its table."""
+    """Builds and judges one plan, and prints a table for each kind of question."""
     bundles, lacking = built(plan, folder, given.device, given.target, given.recipe)
-    asked = list(scenes("test", given.scenes, 0, given.kinds))
     how = "measured on this machine" if given.device == HOST else "emulated: run by what proves it here"
-    print(
-        f"\n{plan.title}: {given.recipe} of {given.target} for {given.device} ({how}), "
-        f"{given.tokens} tokens, {given.scenes} held-out scenes of {', '.join(given.kinds)}\n"
-    )
-    print(
-        "| replaced | right (95 %) | lost (95 %, paired) | same answer as float |\n| --- | --- | --- | --- |"
-    )
-    with exported(plan, folder) as floats, bundled(bundles) as runners:
-        for found in judge(plan, floats, runners, asked, given.tokens):
-            print(row(found), flush=True)
+    print(f"{plan.title}: {given.recipe} of {given.target} for {given.device} ({how})")
     for name, why in lacking.items():
-        print(f"\n{name} was left as it was: {why}")
+        print(f"{name} is left as it is: {why}")
+    with exported(plan, folder) as floats, bundled(bundles) as runners:
+        for kind in given.kinds:
+            asked = list(scenes("test", given.scenes, 0, (kind,)))
+            print(f"\nQuestions by {kind}, {given.tokens} tokens, {given.scenes} held-out scenes\n")
+            print("| replaced | right (95 %) | lost (95 %, paired) | same answer as float |")
+            print("| --- | --- | --- | --- |")
+            for found in judge(plan, floats, runners, asked, given.tokens):
+                print(row(found), flush=True)
 
 
 def main() -> None:
@@ -86,7 +84,7 @@ def main() -> None:
     parser.add_argument("--target", default="onnxruntime")
     parser.add_argument("--recipe", default="int8-static-mse")
     parser.add_argument("--tokens", type=int, default=81)
-    parser.add_argument("--scenes", type=int, default=500)
+    parser.add_argument("--scenes", type=int, default=500, help="of each kind of question")
     parser.add_argument("--samples", type=int, default=64, help="scenes for calibration, and for validation")
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
     parser.add_argument("--keep", type=Path, help="a new folder for the plan and what is built")

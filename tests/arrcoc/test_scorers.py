@@ -9,7 +9,7 @@ import torch
 from edgekiln.arrcoc.channels import NAMES
 from edgekiln.arrcoc.scenes.photographs import CANVAS
 from edgekiln.arrcoc.scenes.questions import PLACES
-from edgekiln.arrcoc.scorers import AIMS, CELLS, COLOURED, Features, Participatory, distances
+from edgekiln.arrcoc.scorers import AIMS, CELLS, COLOURED, Features, Participatory, distances, softplus
 
 NEAR = {"top": 0, "left": 1} | {
     name: 2 + AIMS.index(aim)
@@ -84,3 +84,10 @@ def test_the_convolutions_see_the_colours_and_the_places_are_told_beside_them():
         changed = texture.clone()
         changed[:, channel] += 0.25
         assert torch.equal(features(changed), before) != matters
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16])
+def test_softplus_is_torchs_and_stays_finite_in_half_precision(kind):
+    given = torch.tensor([-60.0, -12.0, -1.0, 0.0, 0.5, 11.5, 60.0])
+    found = softplus(given.to(kind)).float()
+    assert torch.allclose(found, torch.nn.functional.softplus(given), rtol=2e-3, atol=1e-3)

@@ -19,7 +19,7 @@ from edgekiln.arrcoc.channels import CHANNELS
 from edgekiln.arrcoc.compact import VERSION, Manifest
 from edgekiln.arrcoc.information import DEVIATION, MOST, NOISE
 from edgekiln.arrcoc.reader import Reader
-from edgekiln.arrcoc.scorers import Scorer, mixed
+from edgekiln.arrcoc.scorers import FORBIDDEN, Scorer, mixed
 from edgekiln.arrcoc.words import LENGTH
 
 OPSET = 17
@@ -253,9 +253,9 @@ def _write(
     files.write_bytes(path, model.SerializeToString(deterministic=True))
 
 
-FORBIDDEN, UNLIKELY = 1e4, 32.0
-"""What attention takes from the score of a word that is none: in training, and in the files. In 8 bits
-nothing is left of scores beside the first; the second leaves such a word e^-32 of a like one's share."""
+UNLIKELY = 32.0
+"""What the files have for ``FORBIDDEN``, beside which 8 bits have nothing left for other scores: it leaves a
+word that is none e^-32 of a like one's share."""
 
 
 def _ease_masks(model: Any) -> None:

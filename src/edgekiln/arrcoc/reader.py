@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgekiln.arrcoc.scorers import Attention, Words, convolution
+from edgekiln.arrcoc.scorers import FORBIDDEN, Attention, Words, convolution
 
 WIDTH = 96
 ANSWERS = 10
@@ -97,7 +97,7 @@ class Reader(nn.Module):
         shares = self.counts(relevance[:, None])[:, 0].sigmoid() * 2
         counted = (relevance * shares).sum((1, 2))[:, None]
         far = ((counted - torch.arange(ANSWERS, device=counted.device)) ** 2).clamp(max=FAR)
-        wanted = self.choose(seen)[..., 0] + self.sure * positions[..., 3] + (held - 1) * 1e4
+        wanted = self.choose(seen)[..., 0] + self.sure * positions[..., 3] + (held - 1) * FORBIDDEN
         read = (wanted.softmax(1)[..., None] * self.digit(tokens)).sum(1)
         known: Tensor = self.out(pooled) + self.reads(pooled).sigmoid() * read
         found: Tensor = known - functional.softplus(self.asks(pooled)) * far

@@ -26,6 +26,8 @@ SURE = 4.0
 FEATURES = 32
 """Width of a place's and of a word's vector."""
 HEADS = 4
+FORBIDDEN = 1e4
+"""What a word or a token that is none loses of its score."""
 HUES = 8
 """Colours that the training names."""
 
@@ -66,7 +68,7 @@ class Attention(nn.Module):
 
     def forward(self, queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
         q, k, v = (self.split(self.query(queries)), self.split(self.key(keys)), self.split(self.value(keys)))
-        scores = q @ k.transpose(-1, -2) * self.scale + (mask[:, None, None, :] - 1) * 1e4
+        scores = q @ k.transpose(-1, -2) * self.scale + (mask[:, None, None, :] - 1) * FORBIDDEN
         mixed = (scores.softmax(-1) @ v).transpose(1, 2).reshape(queries.shape)
         found: Tensor = self.out(mixed)
         return found
