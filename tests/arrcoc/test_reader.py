@@ -159,7 +159,7 @@ def test_a_folder_of_another_version_or_half_a_folder_is_refused(folder, tmp_pat
     with pytest.raises(BadInput, match=r"no compact\.json"):
         compact.Compact(tmp_path)
     text = (folder / "compact.json").read_text()
-    (tmp_path / "compact.json").write_text(text.replace('"version": 1', '"version": 7'))
+    (tmp_path / "compact.json").write_text(text.replace(f'"version": {compact.VERSION}', '"version": 7'))
     with pytest.raises(BadInput, match="version 7"):
         compact.Compact(tmp_path)
     (tmp_path / "compact.json").write_text(text)

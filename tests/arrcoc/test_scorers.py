@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from edgekiln.arrcoc.channels import NAMES
+from edgekiln.arrcoc.channels import COLOURED, NAMES
 from edgekiln.arrcoc.scenes.photographs import CANVAS
 from edgekiln.arrcoc.scenes.questions import PLACES
-from edgekiln.arrcoc.scorers import AIMS, CELLS, COLOURED, Features, Participatory, distances, softplus
+from edgekiln.arrcoc.scorers import AIMS, CELLS, Features, Participatory, distances, softplus
 
 NEAR = {"top": 0, "left": 1} | {
     name: 2 + AIMS.index(aim)

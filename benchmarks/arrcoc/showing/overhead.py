@@ -65,6 +65,7 @@ def parts(folder: Path) -> dict[str, Call]:
     """By name; each call does all the work of its part once, on the first scene of the test split."""
     import onnxruntime
 
+    from edgekiln.arrcoc.channels import COLOURED
     from edgekiln.arrcoc.information import information
     from edgekiln.arrcoc.scenes.generate import scene
     from edgekiln.arrcoc.texture import TextureBuffer
@@ -83,10 +84,10 @@ def parts(folder: Path) -> dict[str, Call]:
     array, fine = small.fill(picture), large.fill(picture)
     ids, mask = tokens(QUESTION)
     words = {"ids": ids[None], "mask": mask[None].astype(np.float32)}
+    coloured = {"coloured": array[None, :COLOURED], **words}
 
     def unified() -> Any:
-        given = {"texture": array[None], "information": information(array, 28, 28)[None], **words}
-        return sessions["scorer"].run(None, given)
+        return sessions["scorer"].run(None, coloured | {"information": information(array, 28, 28)[None]})
 
     known = information(array, 28, 28)[None]
 
@@ -102,7 +103,7 @@ def parts(folder: Path) -> dict[str, Call]:
         "perspectival": lambda: sessions["perspectival"].run(None, {"texture": array[None]}),
         "participatory": lambda: sessions["participatory"].run(None, {"texture": array[None], **words}),
         "unified: perspectival, participatory, balance": lambda: sessions["scorer"].run(
-            None, {"texture": array[None], "information": known, **words}
+            None, coloured | {"information": known}
         ),
         ALL: together,
     }

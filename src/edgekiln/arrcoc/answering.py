@@ -17,7 +17,7 @@ from edgekiln import cache, files
 from edgekiln.arrcoc import budget, checkpoint
 from edgekiln.arrcoc import picture as pictures
 from edgekiln.arrcoc.budget import LatencyModel
-from edgekiln.arrcoc.compact import TEXTURE, Compact, Manifest, Seen, regions
+from edgekiln.arrcoc.compact import TEXTURE, VERSION, Compact, Manifest, Seen, regions
 from edgekiln.arrcoc.mixed import overlay, resized
 from edgekiln.arrcoc.quadtree import COMPACT
 from edgekiln.errors import BadInput
@@ -142,7 +142,7 @@ def _exported(root: Path, progress: Progress) -> Path:
             scorer, reader, about = checkpoint.load(checkpoint.TRAINED)
             return export(scorer, reader, into, about.command, about.seed)
 
-    path, _, _ = cache.step(root, "arrcoc-compact", [digest, version_of("torch") or ""], Manifest, produce)
+    path, _, _ = cache.step(root, "arrcoc-compact", [digest, VERSION, version_of("torch") or ""], Manifest, produce)
     return path
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekiln.arrcoc.allocate import allocate
+from edgekiln.arrcoc.channels import COLOURED
 from edgekiln.arrcoc.information import information
 from edgekiln.arrcoc.mixed import coarsest, resized
 from edgekiln.arrcoc.quadtree import COMPACT, Allocation
@@ -25,7 +26,7 @@ from edgekiln.arrcoc.words import tokens as numbers
 from edgekiln.errors import BadInput
 from edgekiln.records import Record
 
-VERSION = 1
+VERSION = 2
 """Of the folder's form; raised where a file's inputs change their meaning."""
 TEXTURE = 224
 MARGIN = 12
@@ -133,7 +134,11 @@ class Compact:
         """The scorer's outputs with their batch of one; ``times`` gets the end of each stage."""
         array = self._texture.fill(canvas)
         times.append(time.perf_counter())
-        given = {"texture": array[None], "information": information(array, 28, 28)[None], **words}
+        given = {
+            "coloured": array[None, :COLOURED],
+            "information": information(array, 28, 28)[None],
+            **words,
+        }
         times.append(time.perf_counter())
         relevance, maps, weights = self._scorer.run(None, given)
         times.append(time.perf_counter())

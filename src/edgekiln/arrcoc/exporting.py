@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgekiln import files
-from edgekiln.arrcoc.channels import CHANNELS
+from edgekiln.arrcoc.channels import CHANNELS, COLOURED, positions
 from edgekiln.arrcoc.compact import VERSION, Manifest
 from edgekiln.arrcoc.information import DEVIATION, MOST, NOISE
 from edgekiln.arrcoc.reader import Reader
@@ -156,10 +157,11 @@ def export(
     scorer: Scorer, reader: Reader, into: Path, trained_by: str, seed: int, buckets: Sequence[int] = BUCKETS
 ) -> Manifest:
     """Writes ``scorer.onnx``, the scorers by themselves, ``look_<tokens>.onnx`` for each bucket and
-    ``compact.json`` into the folder ``into``."""
+    ``compact.json`` into the folder ``into``. ``scorer.onnx`` takes the array's first ``COLOURED`` channels:
+    to cut them out of it would cost the device a copy."""
     into.mkdir(parents=True, exist_ok=True)
-    scored = {"texture": _TEXTURE, "information": _MAP, **_WORDS}
-    _write(scorer, scored, ("relevance", "maps", "weights"), into / "scorer.onnx")
+    scored = {"coloured": _TEXTURE[:, :COLOURED], "information": _MAP, **_WORDS}
+    _write(_over_whole_pictures(scorer), scored, ("relevance", "maps", "weights"), into / "scorer.onnx")
     for name in ("propositional", "perspectival", "participatory"):
         export_scorer(scorer, name, into / f"{name}.onnx")
     for bucket in buckets:
@@ -192,8 +194,18 @@ def export_scorer(scorer: Scorer, name: str, path: Path) -> None:
             ("relevance", "maps", "weights"),
         ),
     }
+    scorer = _over_whole_pictures(scorer)
     module, given, outputs = table[name]()
     _write(module, given, outputs, path)
+
+
+def _over_whole_pictures(scorer: Scorer) -> Scorer:
+    """The same with the positions as a constant: they are those of every picture."""
+    made = copy.deepcopy(scorer)
+    height, width = _TEXTURE.shape[2:]
+    means = nn.functional.avg_pool2d(torch.from_numpy(positions(height, width)), height // _MAP.shape[1])
+    made.features.places = means[None]
+    return made
 
 
 def export_look(reader: Reader, bucket: int, path: Path, pictures: torch.dtype = torch.uint8) -> None:

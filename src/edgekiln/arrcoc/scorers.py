@@ -14,10 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-COLOURED = 6
-"""The first channels of the texture array, red to b, which the convolutions see: gradients they make
-themselves. ONNX Runtime's blocked form takes fewer than eight channels or a multiple of four; over thirteen,
-the first convolution cost as much as everything after it."""
+from edgekiln.arrcoc.channels import COLOURED, POSITIONS
+
 AIMS = ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0), (0.5, 0.5))
 """Corners and centre, y and x in 0..1: what a question by place can point to beside the edges."""
 CELLS = 28
@@ -86,7 +84,15 @@ def convolution(
 
 
 class Features(nn.Module):
-    """The texture array (B, 13, 8R, 8C) to a vector for each token of the finest grid: (B, D, R, C)."""
+    """The texture array (B, 13, 8R, 8C) to a vector for each token of the finest grid: (B, D, R, C).
+
+    Where ``places`` (1, 3, R, C) holds the means of y, x and eccentricity over each token, as it does in
+    exported files of whole pictures, the first ``COLOURED`` channels are enough. The convolutions see no
+    more of it: gradients they make themselves, and ONNX Runtime's blocked form takes fewer than eight
+    channels or a multiple of four; over thirteen the first convolution cost as much as all after it.
+    """
+
+    places: Tensor | None
 
     def __init__(self, width: int = FEATURES) -> None:
         super().__init__()
@@ -99,10 +105,11 @@ class Features(nn.Module):
             *convolution(48, width, 1),
         )
         self.where = nn.Conv2d(3, width, 1)  # y, x and eccentricity, past everything that blurs them
+        self.register_buffer("places", None, persistent=False)
 
     def forward(self, texture: Tensor) -> Tensor:
-        place = self.where(functional.avg_pool2d(texture[:, 9:12], 8))
-        found: Tensor = self.layers(texture[:, :COLOURED]) + place
+        places = functional.avg_pool2d(texture[:, POSITIONS], 8) if self.places is None else self.places
+        found: Tensor = self.layers(texture[:, :COLOURED]) + self.where(places)
         return found
 
 
