@@ -53,7 +53,7 @@ def figure(found, what):
 
 def test_a_jetsons_scorer_is_built_in_int8_and_judged_on_the_final_task(jetson, tmp_path):
     plan, folder = jetson
-    found, bundle = made(folder, "participatory", "tensorrt", "int8-static-minmax", tmp_path)
+    found, bundle = made(folder, "participatory", "tensorrt", "int8-static-mse", tmp_path)
     assert figure(found, "sqnr_db") > load(folder / "participatory" / "job.toml").budget.sqnr_db > 10
     assert found.proofs[0].artifact.precisions["int8"] > 10
     asked = list(scenes("validation", 12, 0, ("colour",)))
