@@ -99,8 +99,21 @@ def main() -> int:
         sys.stderr.write(f"\n{type(problem).__name__}: {said}\n")
         return 1
     _lift_constants(made)
-    _save(made, Path(into))
+    _save(_closed(made), Path(into))
     return 0
+
+
+def _closed(model: Any) -> Any:
+    """With the outputs' open axes as inference closes them. onnxsim leaves what stood there, -1 as well, which
+    inference takes for a length."""
+    import onnx
+
+    axes = [d for o in model.graph.output for d in o.type.tensor_type.shape.dim if d.dim_value < 1]
+    if not axes or model.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:
+        return model
+    for axis in axes:
+        axis.Clear()
+    return onnx.shape_inference.infer_shapes(model)
 
 
 def _lift_constants(model: Any) -> None:
