@@ -57,6 +57,33 @@ def whole(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+# ---------------------------------------------------------------- readers of one density
+
+
+def test_a_reader_of_its_own_stands_beside_the_shared_one(checkpoint: Path) -> None:
+    """Trained on in a copy: the row of our own tokens is that of the checkpoint."""
+    search = os.pathsep.join(filter(None, (str(ROOT / "src"), os.environ.get("PYTHONPATH", ""))))
+    done = subprocess.run(
+        [
+            *(sys.executable, str(BENCHMARKS / "arrcoc/own_readers.py"), str(checkpoint)),
+            *("--sides", "9", "--scenes", "25", "--share", "0.01"),
+        ],
+        env={**os.environ, "PYTHONPATH": search},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "9x9 3/3: loss" in done.stdout, "a hundredth of 2,400 scenes, eight in a step"
+    rows = re.findall(r"^\| colour \| (.+?) \| (\S+) \(", done.stdout, re.MULTILINE)
+    assert [name for name, _ in rows] == [
+        "ours, 81 tokens",
+        "uniform 81, the shared reader",
+        "uniform 81, its own reader",
+    ]
+    assert all(0 <= float(share) <= 1 for _, share in rows)
+
+
 # ---------------------------------------------------------------- the whole
 
 

@@ -142,7 +142,8 @@ def _exported(root: Path, progress: Progress) -> Path:
             scorer, reader, about = checkpoint.load(checkpoint.TRAINED)
             return export(scorer, reader, into, about.command, about.seed)
 
-    path, _, _ = cache.step(root, "arrcoc-compact", [digest, VERSION, version_of("torch") or ""], Manifest, produce)
+    key = [digest, VERSION, version_of("torch") or ""]
+    path, _, _ = cache.step(root, "arrcoc-compact", key, Manifest, produce)
     return path
 
 

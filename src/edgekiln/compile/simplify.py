@@ -104,8 +104,8 @@ def main() -> int:
 
 
 def _closed(model: Any) -> Any:
-    """With the outputs' open axes as inference closes them. onnxsim leaves what stood there, -1 as well, which
-    inference takes for a length."""
+    """With the outputs' open axes as inference closes them. onnxsim leaves what stood there, -1 as well,
+    which inference takes for a length."""
     import onnx
 
     axes = [d for o in model.graph.output for d in o.type.tensor_type.shape.dim if d.dim_value < 1]
