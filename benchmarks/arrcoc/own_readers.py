@@ -26,7 +26,7 @@ from edgekiln.arrcoc.scenes.questions import KINDS
 from edgekiln.arrcoc.scorers import Scorer
 
 SCENES_SEEN = {9: 2400, 14: 2400, 28: 800}
-"""Of the training, by the side of the grid: at 28 a step takes five times as long as at 14."""
+"""Of the training, by the side of the grid: fewer at 28, which has four times the pixels of 14."""
 FRESH = 100_000
 """The first of those scenes: none that the checkpoint has seen."""
 RATE, BATCH = 1e-3, 8

@@ -139,6 +139,16 @@ def test_the_device_gives_what_torch_gives(folder, scorer, reader):
     assert np.allclose(found.answered.chances, chances, atol=5e-3)
 
 
+def test_the_device_cuts_nothing_out_of_the_texture_array(folder):
+    """The channels that are seen come alone, and the positions of every picture are constants."""
+    import onnx
+
+    graph = onnx.load(folder / "scorer.onnx").graph
+    shapes = {i.name: [d.dim_value for d in i.type.tensor_type.shape.dim] for i in graph.input}
+    assert shapes["coloured"] == [1, 6, 224, 224]
+    assert "AveragePool" not in {node.op_type for node in graph.node}
+
+
 def test_what_does_not_fit_is_told_with_the_least_that_would(folder):
     opened = compact.Compact(folder)
     made, question = scene("test", 5)

@@ -38,21 +38,23 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return untrained(tmp_path_factory.mktemp("fresh") / "fresh.safetensors")
 
 
-@pytest.fixture(scope="module")
-def whole(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of one smoke run of everything."""
-    out = tmp_path_factory.mktemp("whole")
+def _command(name: str, *given: object) -> subprocess.CompletedProcess[str]:
+    """A benchmark in a process of its own, with this checkout's sources."""
     search = os.pathsep.join(filter(None, (str(ROOT / "src"), os.environ.get("PYTHONPATH", ""))))
-    done = subprocess.run(
-        [
-            *(sys.executable, str(BENCHMARKS / "arrcoc/run.py"), str(checkpoint), "--out", str(out)),
-            *("--quick", "--short", "--kinds", "colour"),
-        ],
+    return subprocess.run(
+        [sys.executable, str(BENCHMARKS / "arrcoc" / name), *map(str, given)],
         env={**os.environ, "PYTHONPATH": search},
         capture_output=True,
         text=True,
         timeout=900,
     )
+
+
+@pytest.fixture(scope="module")
+def whole(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of one smoke run of everything."""
+    out = tmp_path_factory.mktemp("whole")
+    done = _command("run.py", checkpoint, "--out", out, "--quick", "--short", "--kinds", "colour")
     assert done.returncode == 0, f"{done.stderr}\n{(out / 'README.md').read_text()}"
     return out
 
@@ -62,17 +64,7 @@ def whole(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_reader_of_its_own_stands_beside_the_shared_one(checkpoint: Path) -> None:
     """Trained on in a copy: the row of our own tokens is that of the checkpoint."""
-    search = os.pathsep.join(filter(None, (str(ROOT / "src"), os.environ.get("PYTHONPATH", ""))))
-    done = subprocess.run(
-        [
-            *(sys.executable, str(BENCHMARKS / "arrcoc/own_readers.py"), str(checkpoint)),
-            *("--sides", "9", "--scenes", "25", "--share", "0.01"),
-        ],
-        env={**os.environ, "PYTHONPATH": search},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = _command("own_readers.py", checkpoint, "--sides", 9, "--scenes", 25, "--share", 0.01)
     assert done.returncode == 0, done.stderr
     assert "9x9 3/3: loss" in done.stdout, "a hundredth of 2,400 scenes, eight in a step"
     rows = re.findall(r"^\| colour \| (.+?) \| (\S+) \(", done.stdout, re.MULTILINE)

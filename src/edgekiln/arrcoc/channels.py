@@ -52,9 +52,9 @@ COUNT = len(CHANNELS)
 NAMES = tuple(channel.name for channel in CHANNELS)
 R, G, B, L, A, B_STAR, GX, GY, MAGNITUDE, Y, X, ECCENTRICITY, DEVIATION = range(COUNT)
 POSITIONS = slice(Y, ECCENTRICITY + 1)
+"""The three planes that depend on the size only."""
 COLOURED = B_STAR + 1
 """The first channels, red to b: what the learned scorers see of the array beside the positions."""
-"""The three planes that depend on the size only."""
 
 TOLERANCES: dict[str, tuple[float, ...]] = {
     "numpy": (*[1e-6] * 3, *[2e-6] * 3, *[1e-6] * 7),

@@ -8,8 +8,8 @@ from typing import Literal
 from edgekiln.arrcoc.plans.records import LAST, Part, Step
 
 LEAST_SQNR_DB = 15.0
-"""What a job asks of a part in the middle, whose outputs have no right or wrong. A scorer at 18 dB lost no
-answers (docs/arrcoc/platforms.md)."""
+"""What a job asks of a part in the middle, whose outputs have no right or wrong. A round figure; what 8 bits
+cost on the answer is measured in docs/arrcoc/platforms.md."""
 MOST_DROP = 0.02
 """What a job lets a reader lose of its right answers."""
 
